@@ -1,0 +1,9 @@
+//! The rim: one module per neighbour. Engines know the model (and container images as files), and nothing above.
+
+pub mod command;
+pub mod disk;
+pub mod docker;
+pub mod packages;
+pub mod repo;
+pub mod signature;
+pub mod sysroot;

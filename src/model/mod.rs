@@ -1,0 +1,21 @@
+//! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
+
+pub mod commit;
+pub mod digest;
+pub mod host;
+pub mod imaging;
+pub mod phase;
+pub mod pins;
+pub mod progress;
+pub mod release;
+
+pub use commit::{Commit, DeploymentId, Ref};
+pub use digest::Digest;
+pub use host::HostConfig;
+pub use phase::{Phase, PhaseKind, PhaseSet};
+pub use pins::{PinSet, PinnedImage, PinnedLayer};
+pub use progress::Progress;
+pub use release::ReleaseInfo;
+
+/// Where a release keeps its own files, below the root of the tree.
+pub const RELEASE_DIR: &str = "usr/lib/rackstep";
