@@ -16,7 +16,7 @@ pub use deployment::Deployment;
 pub use digest::Digest;
 pub use host::HostConfig;
 pub use phase::{Phase, PhaseKind, PhaseSet};
-pub use pins::{PinSet, PinnedImage, PinnedLayer};
+pub use pins::{PinSet, PinnedImage, PinnedLayer, ReleasePins};
 pub use progress::Progress;
 pub use release::ReleaseInfo;
 
