@@ -60,5 +60,8 @@ fn imaged_upgraded_and_rolled_back_as_one() {
     host.require_token();
     assert_eq!(Observed { uptime: 0, ..back.clone() }, Observed { uptime: 0, ..before.clone() });
 
-    story.print_table(&[&first, &second], &[("before", &before), ("after the upgrade", &after), ("after the rollback", &back)]);
+    story.print_table(
+        &[&first, &second],
+        &[("before", &before), ("after the upgrade", &after), ("after the rollback", &back)],
+    );
 }

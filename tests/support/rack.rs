@@ -136,28 +136,36 @@ impl Host {
     /// Waits until `commit` is booted, all its containers run, and keystone answers.
     pub fn wait_until_services_run(&self, commit: &str, bound: Duration) -> Observed {
         let mut last = String::from("no answer yet");
-        let status = wait_until("all services of the release", bound, || -> Result<Option<Status>, String> {
-            let status = match self.status() {
-                Ok(status) => status,
-                Err(error) => {
-                    last = error;
-                    return Ok(None);
-                }
-            };
-            let booted = status.booted.is_some_and(|booted| booted.to_string() == commit);
-            let runs = !status.services.is_empty() && status.services.iter().all(|c| c.running.is_some());
-            last = format!("{status:?}");
-            Ok((booted && runs && self.keystone_answers()).then_some(status))
-        })
-        .unwrap_or_else(|error| panic!("{error}: {last}"));
-        let booted = status.deployments.iter().find(|entry| Some(entry.deployment.id.commit) == status.booted).unwrap();
+        let status =
+            wait_until("all services of the release", bound, || -> Result<Option<Status>, String> {
+                let status = match self.status() {
+                    Ok(status) => status,
+                    Err(error) => {
+                        last = error;
+                        return Ok(None);
+                    }
+                };
+                let booted = status.booted.is_some_and(|booted| booted.to_string() == commit);
+                let runs = !status.services.is_empty() && status.services.iter().all(|c| c.running.is_some());
+                last = format!("{status:?}");
+                Ok((booted && runs && self.keystone_answers()).then_some(status))
+            })
+            .unwrap_or_else(|error| panic!("{error}: {last}"));
+        let booted = status
+            .deployments
+            .iter()
+            .find(|entry| Some(entry.deployment.id.commit) == status.booted)
+            .unwrap();
         let keystone = status.services.iter().find(|container| container.pod == "keystone").unwrap();
         let name = "$(docker ps -qf label=io.kubernetes.pod.name=keystone -f label=io.kubernetes.container.name=keystone)";
         Observed {
             commit: booted.deployment.id.commit.to_string(),
             version: booted.deployment.version.clone().unwrap_or_default(),
             kernel: status.kernel.clone(),
-            keystone_version: self.text(&format!("docker exec {name} keystone-manage --version 2>/dev/null")).trim().to_owned(),
+            keystone_version: self
+                .text(&format!("docker exec {name} keystone-manage --version 2>/dev/null"))
+                .trim()
+                .to_owned(),
             keystone_image: keystone.running.map(|id| id.to_string()).unwrap_or_default(),
             uptime: 0,
             status,

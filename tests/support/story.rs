@@ -75,7 +75,14 @@ impl Story {
             run(rackstep().arg("lock").arg(&treefile).arg("--output").arg(&lock));
         });
         let answer = self.timed(&format!("compose {name}"), || {
-            run(rackstep().arg("compose").arg(&treefile).arg("--lock").arg(&lock).arg("--repo").arg(&repo).arg("--json"))
+            run(rackstep()
+                .arg("compose")
+                .arg(&treefile)
+                .arg("--lock")
+                .arg(&lock)
+                .arg("--repo")
+                .arg(&repo)
+                .arg("--json"))
         });
         let answer: Value = serde_json::from_str(&answer).unwrap();
         let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("{key} in {answer}")).to_owned();
@@ -97,11 +104,18 @@ impl Story {
             None => println!("\nbytes pulled by the upgrade  unknown"),
         }
         println!("\nseen inside the machine");
-        println!("  {:<20} {:<8} {:<12} {:<34} {:<10} keystone image Id", "", "release", "commit", "kernel", "keystone");
+        println!(
+            "  {:<20} {:<8} {:<12} {:<34} {:<10} keystone image Id",
+            "", "release", "commit", "kernel", "keystone"
+        );
         for (name, seen) in seen {
             println!(
                 "  {name:<20} {:<8} {:<12} {:<34} {:<10} {}",
-                seen.version, &seen.commit[..10], seen.kernel, seen.keystone_version, &seen.keystone_image[..19]
+                seen.version,
+                &seen.commit[..10],
+                seen.kernel,
+                seen.keystone_version,
+                &seen.keystone_image[..19]
             );
         }
     }
