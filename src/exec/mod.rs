@@ -1,1 +1,3 @@
-//! (written by its first module)
+//! Runs plans against engines.
+
+pub mod revision;

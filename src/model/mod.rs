@@ -1,6 +1,7 @@
 //! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
 
 pub mod commit;
+pub mod deployment;
 pub mod digest;
 pub mod host;
 pub mod imaging;
@@ -9,9 +10,11 @@ pub mod pins;
 pub mod progress;
 pub mod release;
 pub mod secret;
+pub mod status;
 pub mod volume;
 
 pub use commit::{Commit, DeploymentId, Ref};
+pub use deployment::Deployment;
 pub use digest::Digest;
 pub use host::HostConfig;
 pub use phase::{Phase, PhaseKind, PhaseSet};

@@ -1,1 +1,3 @@
-//! (written by its first module)
+//! Pure planners: what was observed goes in, what will be done and why comes out. No I/O, no clock.
+
+pub mod upgrade;
