@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptions, LogsOptions, RemoveContainerOptions, WaitContainerOptions};
+use bollard::query_parameters::{
+    CreateContainerOptions, LogsOptions, RemoveContainerOptions, WaitContainerOptions,
+};
 use futures_util::StreamExt as _;
 
 use crate::model::{Commit, Digest};
@@ -85,7 +87,9 @@ impl Docker {
         match ended {
             Err(_) => Err(DockerError::TooLong { container: name.to_owned(), seconds: limit.as_secs(), log }),
             Ok(Some(Ok(answer))) => Ok(Outcome { code: answer.status_code, log }),
-            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => Ok(Outcome { code, log }),
+            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => {
+                Ok(Outcome { code, log })
+            }
             Ok(Some(Err(source))) => Err(DockerError::Call {
                 operation: format!("waiting for container {name}"),
                 source: Box::new(source),
@@ -101,17 +105,14 @@ impl Docker {
     pub fn log_of(&self, name: &str) -> Result<String, DockerError> {
         let options =
             LogsOptions { stdout: true, stderr: true, tail: LOG_LINES.to_owned(), ..Default::default() };
-        self.ask(
-            || format!("reading the log of container {name}"),
-            async {
-                let mut pieces = std::pin::pin!(self.client.logs(name, Some(options)));
-                let mut log = Vec::new();
-                while let Some(piece) = pieces.next().await {
-                    log.extend_from_slice(&piece?.into_bytes());
-                }
-                Ok(String::from_utf8_lossy(&log).trim_end().to_owned())
-            },
-        )
+        self.ask(|| format!("reading the log of container {name}"), async {
+            let mut pieces = std::pin::pin!(self.client.logs(name, Some(options)));
+            let mut log = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                log.extend_from_slice(&piece?.into_bytes());
+            }
+            Ok(String::from_utf8_lossy(&log).trim_end().to_owned())
+        })
     }
 
     fn remove_by_name(&self, name: &str) -> Result<(), DockerError> {
