@@ -26,8 +26,8 @@ pub struct RunOnce {
     pub release: Commit,
     /// Config digest of its image.
     pub image: Digest,
-    /// Program and arguments; empty: the image's own.
-    pub command: Vec<String>,
+    /// What follows the image's entrypoint; empty: the image's own.
+    pub arguments: Vec<String>,
     /// Environment.
     pub environment: BTreeMap<String, String>,
     /// Files and directories of the host.
@@ -133,15 +133,9 @@ fn render_container(run: &RunOnce) -> ContainerCreateBody {
     };
     let scratch: HashMap<String, String> =
         run.scratch.iter().map(|path| (path.display().to_string(), String::new())).collect();
-    // As Kubernetes has it: `command` replaces the image's entrypoint, and its own arguments with it.
-    let (program, arguments) = match run.command.split_first() {
-        Some((program, arguments)) => (Some(vec![program.clone()]), Some(arguments.to_vec())),
-        None => (None, None),
-    };
     ContainerCreateBody {
         image: Some(run.image.to_string()),
-        entrypoint: program,
-        cmd: arguments,
+        cmd: (!run.arguments.is_empty()).then(|| run.arguments.clone()),
         env: Some(run.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: run.user.clone(),
         working_dir: run.working_directory.clone(),
