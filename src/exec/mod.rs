@@ -1,1 +1,5 @@
-//! (written by its first module)
+//! Runs plans against engines.
+
+pub mod compose;
+pub mod lock;
+pub mod tree;

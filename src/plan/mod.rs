@@ -1,1 +1,3 @@
-//! (written by its first module)
+//! Pure planners: they decide, nothing else. No file, no clock, no network.
+
+pub mod compose;
