@@ -2,4 +2,5 @@
 
 pub mod compose;
 pub mod lock;
+pub mod revision;
 pub mod tree;

@@ -1,6 +1,7 @@
 //! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
 
 pub mod commit;
+pub mod deployment;
 pub mod digest;
 pub mod host;
 pub mod imaging;
@@ -9,13 +10,15 @@ pub mod phase;
 pub mod pins;
 pub mod progress;
 pub mod release;
+pub mod status;
 
 pub use commit::{Commit, DeploymentId, Ref};
+pub use deployment::Deployment;
 pub use digest::Digest;
 pub use host::HostConfig;
 pub use package::{Archive, Package};
 pub use phase::{Phase, PhaseKind, PhaseSet};
-pub use pins::{PinSet, PinnedImage, PinnedLayer};
+pub use pins::{PinSet, PinnedImage, PinnedLayer, ReleasePins};
 pub use progress::Progress;
 pub use release::ReleaseInfo;
 

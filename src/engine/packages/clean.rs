@@ -14,10 +14,8 @@ use super::{PackageError, at, remove};
 pub const CLEAN_VERSION: u32 = 1;
 
 /// Files of this machine, this minute, or one host alone.
-const REMOVED: [&str; 22] = [
-    "etc/machine-id",
+const REMOVED: [&str; 20] = [
     "etc/hostname",
-    "etc/resolv.conf",
     "etc/mtab",
     "etc/.pwd.lock",
     "etc/passwd-",

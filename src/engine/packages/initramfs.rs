@@ -2,6 +2,7 @@
 //!
 //! For no machine in particular (the disk's driver is not known yet), and the same bytes for the same tree.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{PackageError, at, chroot, clean, remove};
@@ -52,14 +53,16 @@ pub fn build(
 ) -> Result<PathBuf, PackageError> {
     let image = format!("/usr/lib/modules/{kernel}/initramfs.img");
     let mut command: Vec<String> =
-        ["dracut", "--force", "--no-hostonly", "--reproducible", "--zstd", "--quiet", "--tmpdir", "/tmp"]
+        ["dracut", "--force", "--no-hostonly", "--reproducible", "--no-early-microcode", "--quiet", "--tmpdir", "/tmp"]
             .map(str::to_owned)
             .to_vec();
+    // One thread: zstd's output depends on how the work is divided.
+    command.extend(["--compress".to_owned(), "zstd -10 -q -T1".to_owned()]);
     if !modules.is_empty() {
         command.extend(["--add".to_owned(), modules.join(" ")]);
     }
     if !drivers.is_empty() {
-        command.extend(["--add-drivers".to_owned(), drivers.join(" ")]);
+        command.extend(["--drivers".to_owned(), drivers.join(" ")]);
     }
     command.extend(["--kver".to_owned(), kernel.to_owned(), image]);
     chroot::run_in(root, "building the initramfs", created, &command)?;
@@ -67,5 +70,7 @@ pub fn build(
     if !path.is_file() {
         return Err(PackageError::Tree(format!("dracut made no {}", path.display())));
     }
+    // The rack server and the installer read it; dracut keeps it to root.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(at(&path))?;
     Ok(path)
 }

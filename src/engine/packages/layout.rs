@@ -37,12 +37,14 @@ d /var/opt 0755 root root -
 d /var/srv 0755 root root -
 d /var/roothome 0700 root root -
 d /var/mnt 0755 root root -
+d /var/usrlocal 0755 root root -
 d /var/tmp 1777 root root -
 d /var/log 0755 root root -
 ";
 
 const FACTORY: &str = "usr/share/factory";
-const RULES_FILE: &str = "usr/lib/tmpfiles.d/rackstep-var.conf";
+/// Sorted last: what packages and the host image say themselves comes first.
+const RULES_FILE: &str = "usr/lib/tmpfiles.d/zz-rackstep-var.conf";
 
 /// Parts of /var that are of the package tools, which an ostree host has no use for.
 const VAR_LEFT_OUT: [&str; 5] = ["var/lib/dpkg", "var/lib/apt", "var/cache", "var/backups", "var/lib/ucf"];
@@ -65,6 +67,9 @@ pub fn convert(root: &Path) -> Result<(), PackageError> {
         remove(&path)?;
         symlink(target, &path).map_err(at(&path))?;
     }
+    let local = root.join("usr/local");
+    remove(&local)?;
+    symlink("../var/usrlocal", &local).map_err(at(&local))?;
     for name in MOUNT_POINTS {
         let path = root.join(name);
         clean::empty(&path)?;
@@ -77,7 +82,7 @@ pub fn convert(root: &Path) -> Result<(), PackageError> {
 /// dpkg's status file says what the tree is made of, to scanners too; the rest of its database is for changing it.
 fn keep_package_database(root: &Path) -> Result<(), PackageError> {
     let status = root.join("var/lib/dpkg/status");
-    if status.is_file() {
+    if status.is_file() && !root.join("usr/lib/sysimage/dpkg/status").is_file() {
         let kept = root.join("usr/lib/sysimage/dpkg");
         fs::create_dir_all(&kept).map_err(at(&kept))?;
         fs::copy(&status, kept.join("status")).map_err(at(&status))?;
