@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rayon::prelude::*;
 
-use super::{PackageError, at, chroot, download};
+use super::{PackageError, at, chroot, clean, download};
 use crate::engine::command::{run, run_text};
 use crate::model::Package;
 
@@ -57,6 +57,7 @@ pub fn install(
     // The kernel's postinst would run dracut for an initramfs that nobody uses.
     command.env("INITRD", "No");
     run(&mut command)?;
+    clean::clean_builder(root)?;
     require_exactly(packages, root)
 }
 

@@ -14,8 +14,7 @@ use super::{PackageError, at, remove};
 pub const CLEAN_VERSION: u32 = 1;
 
 /// Files of this machine, this minute, or one host alone.
-const REMOVED: [&str; 20] = [
-    "etc/hostname",
+const REMOVED: [&str; 19] = [
     "etc/mtab",
     "etc/.pwd.lock",
     "etc/passwd-",
@@ -41,6 +40,11 @@ const REMOVED: [&str; 20] = [
 const EMPTIED: [&str; 7] = ["dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log"];
 
 const SECONDS_PER_DAY: u64 = 86_400;
+
+/// Removes what the bootstrap copied from this machine; the host image may put its own there afterwards.
+pub fn clean_builder(root: &Path) -> Result<(), PackageError> {
+    ["etc/hostname", "etc/resolv.conf"].iter().try_for_each(|path| remove(&root.join(path)))
+}
 
 /// Cleans the tree at `root`.
 pub fn clean(root: &Path, created: u64) -> Result<(), PackageError> {

@@ -6,3 +6,4 @@ pub mod files;
 pub mod host;
 pub mod images;
 pub mod services;
+pub mod writer;
