@@ -76,7 +76,9 @@ pub enum DockerError {
         problem: String,
     },
     /// Its store is of a kind that we do not know how to pin images in.
-    #[error("docker keeps its images in the containerd store; rackstep needs the classic store (set \"features\": {{\"containerd-snapshotter\": false}} in /etc/docker/daemon.json)")]
+    #[error(
+        "docker keeps its images in the containerd store; rackstep needs the classic store (set \"features\": {{\"containerd-snapshotter\": false}} in /etc/docker/daemon.json)"
+    )]
     ContainerdStore,
     /// Its data root is not on this machine, or not readable.
     #[error("opening docker's data root {path} (needed to sync it to the disk)")]
@@ -114,7 +116,9 @@ pub enum DockerError {
         image: Digest,
     },
     /// A damaged layer is shared with an image that is not ours to load again.
-    #[error("layer {layer} is damaged and belongs to container image {image} too, which no release here can load again; remove that image first")]
+    #[error(
+        "layer {layer} is damaged and belongs to container image {image} too, which no release here can load again; remove that image first"
+    )]
     Foreign {
         /// Diff-id.
         layer: Digest,

@@ -121,11 +121,8 @@ impl Docker {
             reference: image.reference.clone(),
             source: Box::new(source),
         };
-        let archive_error = |source| DockerError::Archive {
-            image: image.config,
-            reference: image.reference.clone(),
-            source,
-        };
+        let archive_error =
+            |source| DockerError::Archive { image: image.config, reference: image.reference.clone(), source };
         match (written, answer) {
             (Ok(Ok(written)), Ok(())) => Ok(written),
             // Docker hung up in the middle: its own reason is the better one, when it gave one.

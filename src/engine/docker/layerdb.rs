@@ -117,7 +117,8 @@ impl LayerDb {
                 Ok(_) => {}
                 Err(error) => return tell(&split, error),
             }
-            let broken = |problem: String| Ok(LayerVerdict::Broken(format!("{}: {problem}", split.display())));
+            let broken =
+                |problem: String| Ok(LayerVerdict::Broken(format!("{}: {problem}", split.display())));
             let entry: Entry = match serde_json::from_slice(&line) {
                 Ok(entry) => entry,
                 Err(error) => return broken(error.to_string()),
@@ -149,7 +150,9 @@ impl LayerDb {
 impl Entry {
     fn raw_name(&self) -> Result<Vec<u8>, String> {
         match &self.name_raw {
-            Some(raw) if self.name.is_empty() => BASE64_STANDARD.decode(raw).map_err(|error| error.to_string()),
+            Some(raw) if self.name.is_empty() => {
+                BASE64_STANDARD.decode(raw).map_err(|error| error.to_string())
+            }
             _ => Ok(self.name.clone().into_bytes()),
         }
     }
@@ -183,17 +186,14 @@ fn hash_file(
 
 /// Divides what an I/O error says of the layer from what keeps us from looking.
 fn tell(path: &Path, error: io::Error) -> Result<LayerVerdict, DockerError> {
-    use io::ErrorKind::{
-        InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof,
-    };
-    let says_bad =
-        matches!(
-            error.kind(),
-            NotFound | UnexpectedEof | InvalidData | InvalidInput | IsADirectory | NotADirectory
-        ) || matches!(
-            rustix::io::Errno::from_io_error(&error),
-            Some(rustix::io::Errno::IO | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO)
-        );
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    let says_bad = matches!(
+        error.kind(),
+        NotFound | UnexpectedEof | InvalidData | InvalidInput | IsADirectory | NotADirectory
+    ) || matches!(
+        rustix::io::Errno::from_io_error(&error),
+        Some(rustix::io::Errno::IO | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO)
+    );
     if says_bad {
         Ok(LayerVerdict::Broken(format!("{}: {error}", path.display())))
     } else {

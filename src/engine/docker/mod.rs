@@ -61,8 +61,7 @@ impl Docker {
             .enable_all()
             .build()
             .map_err(|source| DockerError::Runtime { source })?;
-        let connect_error =
-            |source| DockerError::Connect { url: url.clone(), source: Box::new(source) };
+        let connect_error = |source| DockerError::Connect { url: url.clone(), source: Box::new(source) };
         let client = bollard::Docker::connect_with_host(&url).map_err(connect_error)?.with_timeout(TIMEOUT);
         let client = runtime.block_on(client.negotiate_version()).map_err(connect_error)?;
         Ok(Self { client, runtime, url })

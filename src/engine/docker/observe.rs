@@ -104,8 +104,8 @@ impl Docker {
     /// Every container, running or not.
     pub fn observe_containers(&self) -> Result<Vec<ObservedContainer>, DockerError> {
         let options = ListContainersOptions { all: true, ..Default::default() };
-        let containers =
-            self.ask(|| "listing docker's containers".to_owned(), self.client.list_containers(Some(options)))?;
+        let containers = self
+            .ask(|| "listing docker's containers".to_owned(), self.client.list_containers(Some(options)))?;
         let mut containers: Vec<ObservedContainer> = containers
             .into_iter()
             .map(|container| ObservedContainer {

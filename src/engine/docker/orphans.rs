@@ -128,10 +128,9 @@ fn read_id(path: &Path) -> Result<Option<OsString>, OrphanError> {
 fn size_of(directory: &Path) -> Result<u64, OrphanError> {
     let mut bytes = 0;
     for entry in walkdir::WalkDir::new(directory).same_file_system(true) {
-        let metadata = entry.and_then(|entry| entry.metadata()).map_err(|error| OrphanError::Read {
-            path: directory.to_owned(),
-            source: error.into(),
-        })?;
+        let metadata = entry
+            .and_then(|entry| entry.metadata())
+            .map_err(|error| OrphanError::Read { path: directory.to_owned(), source: error.into() })?;
         bytes += metadata.blocks() * 512;
     }
     Ok(bytes)

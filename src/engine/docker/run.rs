@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{CreateContainerOptions, LogsOptions, RemoveContainerOptions, WaitContainerOptions};
+use bollard::query_parameters::{
+    CreateContainerOptions, LogsOptions, RemoveContainerOptions, WaitContainerOptions,
+};
 use futures_util::StreamExt as _;
 
 use crate::model::{Commit, Digest};
@@ -24,8 +26,8 @@ pub struct RunOnce {
     pub release: Commit,
     /// Config digest of its image.
     pub image: Digest,
-    /// Program and arguments; empty: the image's own.
-    pub command: Vec<String>,
+    /// What follows the image's entrypoint; empty: the image's own.
+    pub arguments: Vec<String>,
     /// Environment.
     pub environment: BTreeMap<String, String>,
     /// Files and directories of the host.
@@ -85,7 +87,9 @@ impl Docker {
         match ended {
             Err(_) => Err(DockerError::TooLong { container: name.to_owned(), seconds: limit.as_secs(), log }),
             Ok(Some(Ok(answer))) => Ok(Outcome { code: answer.status_code, log }),
-            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => Ok(Outcome { code, log }),
+            Ok(Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. }))) => {
+                Ok(Outcome { code, log })
+            }
             Ok(Some(Err(source))) => Err(DockerError::Call {
                 operation: format!("waiting for container {name}"),
                 source: Box::new(source),
@@ -101,17 +105,14 @@ impl Docker {
     pub fn log_of(&self, name: &str) -> Result<String, DockerError> {
         let options =
             LogsOptions { stdout: true, stderr: true, tail: LOG_LINES.to_owned(), ..Default::default() };
-        self.ask(
-            || format!("reading the log of container {name}"),
-            async {
-                let mut pieces = std::pin::pin!(self.client.logs(name, Some(options)));
-                let mut log = Vec::new();
-                while let Some(piece) = pieces.next().await {
-                    log.extend_from_slice(&piece?.into_bytes());
-                }
-                Ok(String::from_utf8_lossy(&log).trim_end().to_owned())
-            },
-        )
+        self.ask(|| format!("reading the log of container {name}"), async {
+            let mut pieces = std::pin::pin!(self.client.logs(name, Some(options)));
+            let mut log = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                log.extend_from_slice(&piece?.into_bytes());
+            }
+            Ok(String::from_utf8_lossy(&log).trim_end().to_owned())
+        })
     }
 
     fn remove_by_name(&self, name: &str) -> Result<(), DockerError> {
@@ -132,15 +133,9 @@ fn render_container(run: &RunOnce) -> ContainerCreateBody {
     };
     let scratch: HashMap<String, String> =
         run.scratch.iter().map(|path| (path.display().to_string(), String::new())).collect();
-    // As Kubernetes has it: `command` replaces the image's entrypoint, and its own arguments with it.
-    let (program, arguments) = match run.command.split_first() {
-        Some((program, arguments)) => (Some(vec![program.clone()]), Some(arguments.to_vec())),
-        None => (None, None),
-    };
     ContainerCreateBody {
         image: Some(run.image.to_string()),
-        entrypoint: program,
-        cmd: arguments,
+        cmd: (!run.arguments.is_empty()).then(|| run.arguments.clone()),
         env: Some(run.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: run.user.clone(),
         working_dir: run.working_directory.clone(),

@@ -89,9 +89,11 @@ impl Docker {
             None => images
                 .iter()
                 .zip(listed)
-                .map(|(image, verdict)| {
-                    if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
-                })
+                .map(
+                    |(image, verdict)| {
+                        if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
+                    },
+                )
                 .collect(),
         }
     }
@@ -124,9 +126,9 @@ impl Docker {
             (hasher.join(), sent)
         });
         if let Err(error) = sent {
-            return damage_in(&error).map(|problem| Verdict::Damaged { layer: None, problem }).ok_or_else(|| {
-                DockerError::Call { operation: operation(), source: Box::new(error) }
-            });
+            return damage_in(&error)
+                .map(|problem| Verdict::Damaged { layer: None, problem })
+                .ok_or_else(|| DockerError::Call { operation: operation(), source: Box::new(error) });
         }
         let unreadable = |problem: String| DockerError::Answer { operation: operation(), problem };
         match hashed {
@@ -254,7 +256,11 @@ fn hash_members(reader: impl Read) -> io::Result<Saved> {
             let target = entry.link_name_bytes().unwrap_or_default();
             let target = String::from_utf8_lossy(&target).into_owned();
             // A hard link's target counts from the archive's root.
-            let target = if kind.is_hard_link() { format!("{}{target}", "../".repeat(path.matches('/').count())) } else { target };
+            let target = if kind.is_hard_link() {
+                format!("{}{target}", "../".repeat(path.matches('/').count()))
+            } else {
+                target
+            };
             saved.links.insert(path, target);
         } else if path == "manifest.json" {
             entry.by_ref().take(LARGEST_MANIFEST).read_to_end(&mut saved.manifest)?;
@@ -285,7 +291,10 @@ fn judge_saved(saved: &Saved, image: &PinnedImage) -> Result<Verdict, String> {
         return damaged(None, format!("its config reads back as {config:?}"));
     }
     if listed.layers.len() != image.layers.len() {
-        return damaged(None, format!("{} layers read back, expected {}", listed.layers.len(), image.layers.len()));
+        return damaged(
+            None,
+            format!("{} layers read back, expected {}", listed.layers.len(), image.layers.len()),
+        );
     }
     for (path, layer) in listed.layers.iter().zip(&image.layers) {
         let got = saved.digest(path);
