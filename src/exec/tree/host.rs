@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::binaries::{self, BinaryError};
+use super::binaries::BinaryError;
 use super::cache::{Cache, copy_tree};
 use super::files::{self, FileError};
 use crate::engine::command::CommandError;
