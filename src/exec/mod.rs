@@ -1,3 +1,4 @@
 //! Runs plans against engines.
 
+pub mod install;
 pub mod revision;
