@@ -3,6 +3,8 @@
 //!
 //! Needs root, loop devices, XFS and ext4 in the kernel, ostree, mtools, sfdisk.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

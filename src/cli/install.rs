@@ -344,6 +344,8 @@ fn ensure_grub_config_variable(scratch: &Scratch) -> Result<(), Failure> {
         .arg0("rackstep")
         .args(std::env::args_os().skip(1))
         .env(GRUB_CONFIG_VARIABLE, &link)
+        // Else what the script says of a failure goes to /dev/null.
+        .env("OSTREE_DEBUG_GRUB2", "1")
         .exec();
     Err(Failure::new(Kind::Failed, format!("starting rackstep again: {error}"), "nothing changed"))
 }

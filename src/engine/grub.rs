@@ -56,7 +56,7 @@ const DRIVE_CHECK: usize = 0x66;
 const BLOCK_LIST: usize = SECTOR - 12;
 
 /// The static configuration in the release, if it brings one of its own.
-const STATIC_CONFIG: &str = "usr/lib/rackstep/grub.cfg";
+const STATIC_CONFIG: &str = "usr/lib/rackstep/grub-static.cfg";
 /// The static configuration for a release that brings none.
 const DEFAULT_CONFIG: &str = "\
 # Written once, by the installer. The entries are in /loader/grub.cfg, which every deployment replaces by a rename.

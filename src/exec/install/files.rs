@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::steps::StepError;
 use crate::engine::disk::filesystem::FsUuid;
 use crate::model::HostConfig;
 use crate::model::host::{HOST_CONFIG, HOST_FORMAT};
@@ -37,7 +38,7 @@ pub fn render_files(
     leased: &str,
     boot: &FsUuid,
     esp: &FsUuid,
-) -> Result<Vec<HostFile>, serde_json::Error> {
+) -> Result<Vec<HostFile>, StepError> {
     let host = HostConfig {
         format: HOST_FORMAT,
         name: plan.host.clone(),
@@ -56,6 +57,12 @@ pub fn render_files(
         file(HOST_CONFIG, 0o644, serde_json::to_string_pretty(&host)? + "\n"),
     ];
     if !plan.mac.is_empty() {
+        // Made here, for one machine: a first boot of systemd without one takes seconds to preset every unit again.
+        files.push(file(
+            "etc/machine-id",
+            0o444,
+            format!("{}\n", FsUuid::random()?.to_string().replace('-', "")),
+        ));
         files.push(file("etc/systemd/network/20-rackstep.network", 0o644, render_network(plan)));
     }
     Ok(files)
@@ -71,11 +78,11 @@ fn without_prefix(address: &str) -> &str {
     address.split_once('/').map_or(address, |(address, _prefix)| address)
 }
 
-/// The root is named by root= alone. The ESP is only needed to update GRUB: a host boots without it.
+/// The root is named by root= alone. The ESP is only needed to update GRUB, so nothing mounts it by itself.
 fn render_fstab(boot: &FsUuid, esp: &FsUuid) -> String {
     format!(
-        "UUID={boot} /boot ext4 defaults 0 2\n\
-         UUID={} /boot/efi vfat umask=0077,nofail,x-systemd.automount 0 0\n",
+        "UUID={boot} /boot ext4 nosuid,nodev 0 2\n\
+         UUID={} /boot/efi vfat umask=0077,noauto 0 0\n",
         esp.as_fat()
     )
 }
