@@ -70,6 +70,8 @@ pub enum Reason {
     AlreadyBooted,
     /// It is the next boot already.
     AlreadyNextBoot,
+    /// Another upgrade waits for the reboot; preparing this one would call that one off.
+    AnotherWaits,
     /// It is older than what runs, and nobody asked for it by name.
     Older {
         /// `created` of what runs, seconds since 1970.
@@ -92,6 +94,9 @@ impl fmt::Display for Reason {
             Self::PrepareOnly => "a new release was found; without --commit the next boot stays as it is",
             Self::AlreadyBooted => "this release runs already",
             Self::AlreadyNextBoot => "this release is the next boot already",
+            Self::AnotherWaits => {
+                "another release waits for the reboot; preparing this one would change the next boot: reboot or roll back first, or say --commit"
+            }
             Self::Older { .. } => {
                 "the repo's newest release is older than what runs; name it to get it all the same"
             }
@@ -169,6 +174,9 @@ pub fn plan_upgrade(
         && found < booted
     {
         return Plan::nothing(Some(commit), Reason::Older { booted, found });
+    }
+    if !request.commit && deployments.iter().any(|deployment| deployment.role == Role::Staged) {
+        return Plan::nothing(Some(commit), Reason::AnotherWaits);
     }
     let mut steps = vec![
         Step::Pull { commit, from: target.repo.clone() },
@@ -282,6 +290,14 @@ mod tests {
         let now = [deployment('b', Role::StagedLocked, false), deployment('a', Role::Booted, true)];
         let plan = plan_upgrade(&now, Some(10), &target('b', 20), COMMIT);
         assert!(plan.steps.contains(&Step::Flip { commit: commit('b') }));
+    }
+
+    #[test]
+    fn preparing_never_calls_off_what_waits_for_the_reboot() {
+        let now = [deployment('b', Role::Staged, true), deployment('a', Role::Booted, false)];
+        let plan = plan_upgrade(&now, Some(10), &target('c', 30), PREPARE);
+        assert_eq!(plan, Plan::nothing(Some(commit('c')), Reason::AnotherWaits));
+        assert_eq!(plan_upgrade(&now, Some(10), &target('c', 30), COMMIT).reason, Reason::Upgrade);
     }
 
     #[test]

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Leaves out what a host never reads: documentation (not the licences),
+# translations, and the kernel's and initramfs' copies in /boot.
+set -eu
+
+find /usr/share/doc -type f ! -name copyright -delete
+find /usr/share/doc -type l -delete
+find /usr/share/doc -depth -type d -empty -delete
+rm -rf /usr/share/man /usr/share/info /usr/share/lintian /usr/share/bug /usr/share/menu
+find /usr/share/locale -mindepth 1 -maxdepth 1 ! -name locale.alias -exec rm -rf {} + 2>/dev/null || true
+rm -rf /usr/share/bash-completion /usr/share/zsh /usr/share/fish /usr/share/grub/themes
+# GRUB's modules for machines that we do not install, and debug data.
+find /usr/lib/grub -name '*.module' -delete
+rm -f /usr/lib/grub/*/gdb_* /usr/lib/grub/*/kernel.exec
+
+# The installer puts kernel and initramfs of the deployment there.
+rm -f /boot/initrd.img* /boot/System.map-* /vmlinuz /vmlinuz.old /initrd.img /initrd.img.old
+for config in /boot/config-*; do
+    [ -e "$config" ] || continue
+    mv "$config" "/usr/lib/modules/${config#/boot/config-}/config"
+done
