@@ -2,6 +2,7 @@
 
 mod compose;
 mod lock;
+mod install;
 pub mod progress;
 mod report;
 
@@ -23,6 +24,7 @@ struct Arguments {
 enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
+    Install(install::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
     let outcome: Result<(), Failure> = match arguments.verb {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
+        Verb::Install(arguments) => install::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

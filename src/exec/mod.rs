@@ -2,5 +2,6 @@
 
 pub mod compose;
 pub mod lock;
+pub mod install;
 pub mod revision;
 pub mod tree;
