@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn boot_arguments() {
-        let both = "BOOT_IMAGE=vmlinuz BOOTIF=01-52-54-00-AA-00-01 rackstep.server=http://10.0.0.1:8080 quiet";
+        let both =
+            "BOOT_IMAGE=vmlinuz BOOTIF=01-52-54-00-AA-00-01 rackstep.server=http://10.0.0.1:8080 quiet";
         let found = parse_boot_arguments(both);
         assert_eq!(found.server.as_deref(), Some("http://10.0.0.1:8080"));
         assert_eq!(found.mac.as_deref(), Some("52-54-00-aa-00-01"));

@@ -1,9 +1,12 @@
 //! Runs plans against engines.
 
 pub mod boot;
+pub mod compose;
 pub mod config;
 pub mod files;
+pub mod install;
 pub mod journal;
+pub mod lock;
 pub mod phases;
 pub mod places;
 pub mod pods;
@@ -11,3 +14,4 @@ pub mod prepare;
 pub mod readiness;
 pub mod revision;
 pub mod secrets;
+pub mod tree;

@@ -17,7 +17,7 @@ pub struct Commit([u8; 32]);
 pub struct ParseCommitError(pub String);
 
 impl Commit {
-    /// Takes the 32 bytes of a checksum.
+    /// Takes a finished sha256 of a commit object.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

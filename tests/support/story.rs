@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rackstep::model::status::Status;
+use rackstep::model::status::ContainerStatus;
 use serde_json::Value;
 
 /// One run of the story.
@@ -32,8 +32,8 @@ pub struct Observed {
     pub kernel: String,
     pub keystone_version: String,
     pub keystone_image: String,
-    pub status: Status,
-    pub uptime: u64,
+    /// What runs against what is pinned.
+    pub containers: Vec<ContainerStatus>,
 }
 
 impl Story {
@@ -135,8 +135,8 @@ impl Observed {
     pub fn require_exactly(&self, release: &Composed) {
         assert_eq!(self.commit, release.commit);
         assert_eq!(self.version, release.version);
-        assert!(!self.status.services.is_empty(), "no services: {:?}", self.status);
-        for container in &self.status.services {
+        assert!(!self.containers.is_empty(), "no services");
+        for container in &self.containers {
             assert_eq!(container.running, Some(container.expected), "{container:?}");
         }
     }

@@ -17,8 +17,14 @@ pub struct Mount {
 impl Mount {
     /// Mounts `device`, which holds a file system of `kind`, on the directory `place`.
     pub fn new(device: &Path, kind: &str, place: &Path) -> Result<Self, DiskError> {
-        rustix::mount::mount(device, place, kind, MountFlags::empty(), None::<&CString>.map(CString::as_c_str))
-            .map_err(|errno| DiskError::io("mounting a file system on", place)(errno.into()))?;
+        rustix::mount::mount(
+            device,
+            place,
+            kind,
+            MountFlags::empty(),
+            None::<&CString>.map(CString::as_c_str),
+        )
+        .map_err(|errno| DiskError::io("mounting a file system on", place)(errno.into()))?;
         Ok(Self { place: place.to_owned(), mounted: true })
     }
 
