@@ -17,6 +17,11 @@ pub struct Commit([u8; 32]);
 pub struct ParseCommitError(pub String);
 
 impl Commit {
+    /// Takes a finished sha256 of a commit object.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
