@@ -1,8 +1,9 @@
 //! The command line: one file per verb, and the only place that prints.
 
+mod boot;
 mod compose;
-mod lock;
 mod install;
+mod lock;
 pub mod progress;
 mod report;
 
@@ -22,6 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Boot(boot::Arguments),
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Boot(arguments) => boot::run(&arguments),
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
