@@ -126,7 +126,6 @@ pub fn compose(request: &Request<'_>, cache: &Cache, work: &Path, progress: &dyn
         Verdict::Compose(plan) => plan,
     };
     let root = make_tree(request, cache, work, &read, &plan, progress)?;
-    progress.begin("commit", None);
     let kernel = initramfs::observe_kernel(&root)?;
     let new = writer::NewCommit {
         follows: &read.treefile.follows,
@@ -137,8 +136,7 @@ pub fn compose(request: &Request<'_>, cache: &Cache, work: &Path, progress: &dyn
         kernel: kernel.as_deref(),
         sign_key: request.sign_key,
     };
-    let commit = writer::write(request.repo, &root, &new)?;
-    progress.end(&format!("{commit}"));
+    let commit = writer::write(request.repo, &root, &new, progress)?;
     Ok(report(&read, commit, false))
 }
 
