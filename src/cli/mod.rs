@@ -1,8 +1,8 @@
 //! The command line: one file per verb, and the only place that prints.
 
 mod compose;
-mod lock;
 mod install;
+mod lock;
 pub mod progress;
 mod report;
 
