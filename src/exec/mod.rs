@@ -1,1 +1,4 @@
-//! (written by its first module)
+//! Runs plans against engines.
+
+pub mod pack;
+pub mod pull;
