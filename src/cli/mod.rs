@@ -1,5 +1,8 @@
 //! The command line: one file per verb, and the only place that prints.
 
+mod compose;
+mod lock;
+mod install;
 pub mod progress;
 mod report;
 
@@ -18,7 +21,11 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Lock(lock::Arguments),
+    Compose(compose::Arguments),
+    Install(install::Arguments),
+}
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
 pub fn run() -> ExitCode {
@@ -26,8 +33,11 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    let outcome: Result<(), Failure> = match arguments.verb {};
-    #[allow(unreachable_code)]
+    let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Lock(arguments) => lock::run(arguments),
+        Verb::Compose(arguments) => compose::run(arguments),
+        Verb::Install(arguments) => install::run(arguments),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -2,3 +2,8 @@
 
 pub mod pack;
 pub mod pull;
+pub mod compose;
+pub mod lock;
+pub mod install;
+pub mod revision;
+pub mod tree;

@@ -1,5 +1,7 @@
 //! `phases.json`: the ordered one-shot steps that a release's services need.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The format number that this program writes and reads.
@@ -13,6 +15,9 @@ pub struct PhaseSet {
     pub format: u32,
     /// The steps.
     pub phases: Vec<Phase>,
+    /// Pod → phases that must have run, if they are due, before it starts.
+    #[serde(default)]
+    pub pods_after: BTreeMap<String, Vec<String>>,
 }
 
 /// When a phase is due.
@@ -41,11 +46,14 @@ pub struct Phase {
     pub kind: PhaseKind,
     /// Pinned image, by its name in the pin set.
     pub image: String,
-    /// Command and arguments.
+    /// What follows the image's entrypoint.
     pub command: Vec<String>,
+    /// Environment, over that of the pod.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// The pod whose first container's mounts and environment it takes.
     pub pod: String,
-    /// Pods (`pod/<name>`) that must be ready before it runs.
+    /// Pods (`pod/<name>`) that must be ready, and phases (`phase/<id>`) that must have run if they are due, before it runs.
     #[serde(default)]
     pub needs: Vec<String>,
 }
