@@ -1,5 +1,7 @@
 //! Runs plans against engines.
 
+pub mod pack;
+pub mod pull;
 pub mod compose;
 pub mod install;
 pub mod lock;
