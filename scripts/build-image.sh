@@ -116,7 +116,7 @@ apt_opts=(
     -o "Dir::Etc::sourcelist=$lists/sources.list" -o "Dir::Etc::sourceparts=/dev/null"
     -o "Dir::Etc::preferences=/dev/null" -o "Dir::Etc::preferencesparts=/dev/null"
     -o "APT::Architecture=amd64" -o "APT::Architectures=amd64" -o "APT::Install-Recommends=false"
-    -o "Acquire::Languages=none" -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
+    -o "APT::Sandbox::User=root" -o "Acquire::Languages=none" -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
 )
 refresh_lists() {
     exec 9> "$lists/lock"

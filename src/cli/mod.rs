@@ -1,5 +1,7 @@
 //! The command line: one file per verb, and the only place that prints.
 
+mod compose;
+mod lock;
 mod install;
 pub mod progress;
 mod report;
@@ -20,6 +22,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Lock(lock::Arguments),
+    Compose(compose::Arguments),
     Install(install::Arguments),
 }
 
@@ -30,6 +34,8 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Lock(arguments) => lock::run(arguments),
+        Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
     };
     match outcome {

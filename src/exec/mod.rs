@@ -1,4 +1,9 @@
 //! Runs plans against engines.
 
+pub mod pack;
+pub mod pull;
+pub mod compose;
+pub mod lock;
 pub mod install;
 pub mod revision;
+pub mod tree;

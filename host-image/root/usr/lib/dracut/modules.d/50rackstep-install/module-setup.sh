@@ -10,7 +10,7 @@ check() {
 }
 
 depends() {
-    echo base udev-rules
+    echo base udev-rules dracut-systemd
 }
 
 installkernel() {
@@ -27,7 +27,7 @@ installkernel() {
 install() {
     inst_multiple rackstep ip sfdisk wipefs blockdev blkid lsblk findmnt mkfs.xfs mkfs.ext4 mkfs.fat \
         mount umount chroot sync reboot poweroff sleep uname tr sort cat cut grep mv ln ls mkdir rm dmesg
-    inst_multiple -o partx udevadm xfs_info tune2fs ps ss nc curl
+    inst_multiple -o partx udevadm xfs_info tune2fs ps
     inst_simple /etc/mke2fs.conf
     # Servers may be reached by https.
     inst_simple /etc/ssl/certs/ca-certificates.crt
