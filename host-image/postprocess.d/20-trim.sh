@@ -1,0 +1,23 @@
+#!/bin/sh
+# Leaves out what a host never reads: documentation (not the licences),
+# and translations; moves the kernel to where ostree looks for it.
+set -eu
+
+find /usr/share/doc -type f ! -name copyright -delete
+find /usr/share/doc -type l -delete
+find /usr/share/doc -depth -type d -empty -delete
+rm -rf /usr/share/man /usr/share/info /usr/share/lintian /usr/share/bug /usr/share/menu
+find /usr/share/locale -mindepth 1 -maxdepth 1 ! -name locale.alias -exec rm -rf {} + 2>/dev/null || true
+rm -rf /usr/share/bash-completion /usr/share/zsh /usr/share/fish /usr/share/grub/themes
+# GRUB's modules for machines that we do not install, and debug data.
+find /usr/lib/grub -name '*.module' -delete
+rm -f /usr/lib/grub/*/gdb_* /usr/lib/grub/*/kernel.exec
+
+# An ostree tree keeps its kernel here; the installer copies it to /boot.
+for kernel in /boot/vmlinuz-*; do
+    [ -e "$kernel" ] || continue
+    version=${kernel#/boot/vmlinuz-}
+    mv "$kernel" "/usr/lib/modules/$version/vmlinuz"
+    mv "/boot/config-$version" "/usr/lib/modules/$version/config"
+done
+rm -rf /boot/* /vmlinuz /vmlinuz.old /initrd.img /initrd.img.old
