@@ -1,0 +1,27 @@
+# The two front doors are `make demo` and `make test`; `make check` is the inner loop.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
+# Compiled dependencies outlive a checkout.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+.PHONY: help setup check test demo
+
+help:
+	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
+	@echo 'make test    everything, the machine story included'
+	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
+	@echo 'make setup   installs what the others need (they call it)'
+
+setup:
+	@scripts/setup.sh
+
+check: setup
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+	cargo test --quiet --lib
+
+test: check
+	cargo test --quiet --tests
+
+demo: setup
+	cargo test --test machine_story -- --nocapture

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demonstration need on Debian 12 or later. Root or sudo. Safe to repeat.
+# Every source is the machine's own: the package mirror comes from its apt configuration.
+set -euo pipefail
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# The emulator must be 10 or later: older ones corrupt registers of threaded guests without KVM.
+wanted_qemu=10
+stamp="${XDG_CACHE_HOME:-$HOME/.cache}/rackstep/setup-done"
+
+packages=(
+  build-essential pkg-config libostree-dev libglib2.0-dev ostree git ca-certificates
+  mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo jq python3 python3-pip python3-venv
+  docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl
+  xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux libarchive-tools cpio kmod
+)
+
+qemu_major() {
+  qemu-system-x86_64 --version 2>/dev/null | sed -n 's/^QEMU emulator version \([0-9]*\).*/\1/p'
+}
+
+missing() {
+  local package
+  for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || echo "$package"
+  done
+}
+
+# A backports source beside the machine's own, on the same mirror, for the emulator alone (its priority stays 100).
+add_backports() {
+  local codename mirror list=/etc/apt/sources.list.d/rackstep-backports.list
+  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  if apt-cache policy 2>/dev/null | grep -q "n=$codename-backports"; then return; fi
+  mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "Codename: $codename" | sort -u | head -n 1)
+  [ -n "$mirror" ] || { echo "setup: no apt source for $codename found" >&2; exit 1; }
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $codename-backports main" |
+    as_root tee "$list" >/dev/null
+  as_root apt-get update -q
+}
+
+export DEBIAN_FRONTEND=noninteractive
+todo=$(missing)
+if [ -n "$todo" ]; then
+  as_root apt-get update -q
+  # shellcheck disable=SC2086 # one word per package
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $todo
+fi
+if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; then
+  candidate=$(apt-cache policy qemu-system-x86 | sed -n 's/^ *Candidate: \([0-9]*:\)\?\([0-9]*\).*/\2/p')
+  target=()
+  if [ "${candidate:-0}" -lt "$wanted_qemu" ]; then
+    add_backports
+    target=(-t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports")
+  fi
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils
+fi
+command -v cargo >/dev/null || {
+  echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
+  exit 1
+}
+mkdir -p "$(dirname "$stamp")" && touch "$stamp"

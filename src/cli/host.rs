@@ -1,0 +1,97 @@
+//! What the host verbs share: where the sysroot and Docker are, and how their failures are told.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Failure, Kind};
+use crate::engine::docker::{Docker, VerifyError};
+use crate::engine::sysroot::Sysroot;
+use crate::exec::upgrade::UpgradeError;
+use crate::model::host::HOST_CONFIG;
+use crate::model::{Deployment, HostConfig};
+
+/// Which host a verb is about.
+#[derive(Debug, Clone, Args)]
+pub struct HostArguments {
+    /// The host's root; any other than / is a scratch system.
+    #[arg(long, value_name = "PATH", default_value = "/", env = "RACKSTEP_SYSROOT")]
+    pub sysroot: PathBuf,
+    /// Where Docker listens [default: unix:///var/run/docker.sock].
+    #[arg(long, value_name = "URL", env = "DOCKER_HOST")]
+    pub docker_host: Option<String>,
+    /// The host's configuration [default: etc/rackstep/host.json of the booted or first deployment].
+    #[arg(long, value_name = "FILE")]
+    pub host_config: Option<PathBuf>,
+}
+
+/// What every failure says of the host when nothing was changed.
+pub const NOTHING_CHANGED: &str = "nothing changed";
+
+impl HostArguments {
+    /// Opens the sysroot.
+    pub fn open_sysroot(&self) -> Result<Sysroot, Failure> {
+        Sysroot::open(&self.sysroot).map_err(|error| {
+            Failure::new(Kind::Failed, error, NOTHING_CHANGED)
+                .hint("is this a rackstep host? --sysroot names another root")
+        })
+    }
+
+    /// Connects to Docker.
+    pub fn connect_docker(&self) -> Result<Docker, Failure> {
+        Docker::connect(self.docker_host.as_deref()).map_err(|error| {
+            Failure::new(Kind::Failed, error, NOTHING_CHANGED)
+                .hint("does the daemon run? `systemctl status docker` tells; --docker-host names another")
+        })
+    }
+
+    /// Where the host's configuration is expected.
+    pub fn config_path(&self, sysroot: &Sysroot, deployments: &[Deployment]) -> PathBuf {
+        match (&self.host_config, sysroot.is_booted(), deployments.first()) {
+            (Some(path), _, _) => path.clone(),
+            (None, false, Some(first)) => self.sysroot.join(&first.path).join(HOST_CONFIG),
+            (None, _, _) => self.sysroot.join(HOST_CONFIG),
+        }
+    }
+
+    /// Reads the host's configuration.
+    pub fn read_config(&self, path: &Path) -> Result<HostConfig, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(Kind::BadInput, format!("reading {}: {error}", path.display()), NOTHING_CHANGED)
+                .hint("the installer writes it; --host-config names another file")
+        })?;
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::new(Kind::BadInput, format!("{}: {error}", path.display()), NOTHING_CHANGED)
+        })
+    }
+}
+
+/// Tells what is true after an upgrade or rollback that did not run to its end.
+pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
+    let kind = match &error {
+        UpgradeError::Verify { source: VerifyError::Bad { .. }, .. } => Kind::Refused,
+        UpgradeError::Pull { source, .. } if source.is_refusal() => Kind::Refused,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error, state_line(sysroot))
+}
+
+/// Which release the next boot takes, as it is on the disk now.
+pub fn state_line(sysroot: &Sysroot) -> String {
+    let next = sysroot
+        .deployments()
+        .ok()
+        .and_then(|deployments| deployments.into_iter().find(|deployment| deployment.next_boot));
+    match next {
+        Some(next) => format!("next boot: release {}", name_of(&next)),
+        None => "next boot: unknown".to_owned(),
+    }
+}
+
+/// Version and short commit, as people say it.
+pub fn name_of(deployment: &Deployment) -> String {
+    match &deployment.version {
+        Some(version) => format!("{version} ({})", deployment.id.commit.short()),
+        None => deployment.id.commit.short(),
+    }
+}

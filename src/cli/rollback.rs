@@ -1,0 +1,65 @@
+//! `rackstep rollback`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
+use super::progress::Terminal;
+use super::upgrade::print_plan;
+use super::{Failure, Kind, print_json, print_line};
+use crate::exec::upgrade::{Host, run as run_plan};
+use crate::plan::upgrade::{Plan, Reason, plan_rollback};
+
+/// Make the previous release the next boot: OS and services as one, without network.
+///
+/// An upgrade that waits for the reboot is called off instead. Every container image of the release is verified first, and
+/// brought back to Docker from the release's own files where it is missing.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Restart the host afterwards.
+    #[arg(long)]
+    reboot: bool,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// `--json`, format 1.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    format: u32,
+    plan: &'a Plan,
+    imported: Vec<String>,
+    state: String,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let sysroot = arguments.host.open_sysroot()?;
+    let fail = |error| upgrade_failure(error, &sysroot);
+    let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
+    let (plan, way_back) = plan_rollback(&deployments, arguments.reboot);
+    if plan.reason == Reason::NoRollback {
+        return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
+    }
+    let mut imported = Vec::new();
+    if !arguments.dry_run && !plan.steps.is_empty() {
+        let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
+        let docker = arguments.host.connect_docker()?;
+        let progress = Terminal::default();
+        let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
+        imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;
+    }
+    let state = state_line(&sysroot);
+    if arguments.json {
+        return print_json(&Answer { format: 1, plan: &plan, imported, state });
+    }
+    print_plan(&plan);
+    print_line(&format!("state: {state}"));
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! `rackstep status`.
+
+use clap::Args;
+
+use super::host::{HostArguments, NOTHING_CHANGED, name_of};
+use super::{Failure, Kind, print_json, print_line};
+use crate::exec::status::observe_status;
+use crate::model::deployment::Role;
+use crate::model::status::{ContainerStatus, Status};
+
+/// Show every deployment with its release and images, and what runs against what is pinned.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Print it as JSON, format 1.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let sysroot = arguments.host.open_sysroot()?;
+    let deployments = sysroot
+        .deployments()
+        .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    // A host without Docker or configuration still has deployments to tell about.
+    let docker = arguments.host.connect_docker();
+    let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments)).ok();
+    let status = observe_status(&sysroot, docker.as_ref().ok(), config.as_ref())
+        .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    if arguments.json {
+        return print_json(&status);
+    }
+    for line in render_status(&status) {
+        print_line(&line);
+    }
+    Ok(())
+}
+
+/// The status as lines of text.
+fn render_status(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.push(format!("host      {}", status.host.as_deref().unwrap_or("(not configured)")));
+    lines.push(format!("kernel    {}", status.kernel));
+    for entry in &status.deployments {
+        let deployment = &entry.deployment;
+        let mark = if deployment.next_boot { '▶' } else { ' ' };
+        lines.push(format!("{mark} {:<13} release {}", role_name(deployment.role), name_of(deployment)));
+        for image in &entry.images {
+            let present = match image.present {
+                Some(true) => "present",
+                Some(false) => "MISSING",
+                None => "unknown",
+            };
+            lines.push(format!("    {:<20} {}  {present}", image.name, &image.config.hex()[..12]));
+        }
+    }
+    lines.push(format!("services  {}", if status.services.is_empty() { "none" } else { "" }).trim_end().to_owned());
+    lines.extend(status.services.iter().map(render_container));
+    lines.extend(status.waiting.iter().map(|reason| format!("waiting   {reason}")));
+    lines.push("▶ is what the next boot takes".to_owned());
+    lines
+}
+
+fn render_container(container: &ContainerStatus) -> String {
+    let state = match container.running {
+        Some(running) if running == container.expected => "runs as pinned".to_owned(),
+        Some(running) => format!("RUNS ANOTHER IMAGE: {}", &running.hex()[..12]),
+        None => "does not run".to_owned(),
+    };
+    format!(
+        "    {:<20} {}  {state}",
+        format!("{}/{}", container.pod, container.container),
+        &container.expected.hex()[..12]
+    )
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::StagedLocked => "prepared",
+        Role::Staged => "staged",
+        Role::Pending => "pending",
+        Role::Booted => "booted",
+        Role::Rollback => "rollback",
+    }
+}

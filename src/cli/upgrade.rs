@@ -1,0 +1,140 @@
+//! `rackstep upgrade`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
+use super::progress::Terminal;
+use super::{Failure, Kind, print_json, print_line};
+use crate::exec::revision::{Refs, RevisionError, fetch_refs, resolve};
+use crate::exec::upgrade::{Host, run as run_plan};
+use crate::model::deployment::Role;
+use crate::plan::upgrade::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
+
+/// Fetch, verify and import a release; with --commit also make it the next boot.
+///
+/// Without --commit the next boot is untouched: the release is pulled, checked out beside what runs, and its container
+/// images are brought to Docker and verified. With --commit it then becomes the next boot, OS and services together.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Make the release the next boot.
+    #[arg(long)]
+    commit: bool,
+    /// A commit, an unambiguous beginning of one, a version or a ref [default: the newest release of the host's ref].
+    #[arg(value_name = "REV")]
+    revision: Option<String>,
+    /// Restart the host afterwards; needs --commit.
+    #[arg(long, requires = "commit")]
+    reboot: bool,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// `--json`, format 1.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    format: u32,
+    plan: &'a Plan,
+    bytes_pulled: Option<u64>,
+    pulled_by: Option<String>,
+    imported: Vec<String>,
+    state: String,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let sysroot = arguments.host.open_sysroot()?;
+    let fail = |error| upgrade_failure(error, &sysroot);
+    let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
+    let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
+    let name = arguments.revision.as_deref();
+    let refs = refs_of(&config.repo, name)?;
+    let commit = resolve(&config.repo, name, &config.follows, &refs, &deployments).map_err(no_release)?;
+    let booted = deployments.iter().find(|deployment| deployment.role == Role::Booted);
+    let request = UpgradeRequest {
+        commit: arguments.commit,
+        reboot: arguments.reboot,
+        by_name: arguments.revision.is_some(),
+    };
+    // The age of a release that was not pulled yet is not known; the pull checks it under the signature.
+    let target = Target { commit, created: sysroot.created(commit), repo: config.repo.clone() };
+    let plan = plan_upgrade(&deployments, booted.and_then(|booted| sysroot.created(booted.id.commit)), &target, request);
+    if arguments.dry_run || plan.steps.is_empty() {
+        let state = state_line(&sysroot);
+        if arguments.json {
+            return print_json(&Answer { format: 1, plan: &plan, bytes_pulled: None, pulled_by: None, imported: vec![], state });
+        }
+        print_plan(&plan);
+        print_line(&format!("state: {state}"));
+        return refuse_older(&plan);
+    }
+    let docker = arguments.host.connect_docker()?;
+    let progress = Terminal::default();
+    let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
+    let done = run_plan(&host, &plan, None).map_err(fail)?;
+    let state = match (arguments.commit, done.next_boot) {
+        (true, _) => state_line(&sysroot),
+        (false, _) => format!("release {} prepared; {}", commit.short(), state_line(&sysroot)),
+    };
+    if arguments.json {
+        return print_json(&Answer {
+            format: 1,
+            plan: &plan,
+            bytes_pulled: done.pulled.as_ref().map(|report| report.bytes),
+            pulled_by: done.pulled.as_ref().map(|report| report.by.to_string()),
+            imported: done.imported,
+            state,
+        });
+    }
+    if let Some(report) = &done.pulled {
+        print_line(&format!("pulled {} bytes ({} objects) by {}", report.bytes, report.objects, report.by));
+    }
+    if !done.imported.is_empty() {
+        print_line(&format!("imported {}", done.imported.join(", ")));
+    }
+    print_line(&format!("state: {state}"));
+    Ok(())
+}
+
+/// The repo's refs; a revision that is named may be on the host already, so then the repo need not answer.
+fn refs_of(url: &str, name: Option<&str>) -> Result<Refs, Failure> {
+    match fetch_refs(url) {
+        Ok(refs) => Ok(refs),
+        Err(error) if name.is_some() => {
+            tracing::warn!(%error, "the repo does not answer; looking among what the host has");
+            Ok(Refs::new())
+        }
+        Err(error) => Err(no_release(error)),
+    }
+}
+
+fn no_release(error: RevisionError) -> Failure {
+    let kind = match &error {
+        RevisionError::Unknown { .. } | RevisionError::Ambiguous { .. } => Kind::BadInput,
+        RevisionError::Fetch { .. } | RevisionError::Damaged { .. } => Kind::Failed,
+    };
+    Failure::new(kind, error, NOTHING_CHANGED)
+}
+
+fn refuse_older(plan: &Plan) -> Result<(), Failure> {
+    match plan.reason {
+        Reason::Older { .. } | Reason::AnotherWaits => {
+            Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a plan as a numbered list under its reason.
+pub fn print_plan(plan: &Plan) {
+    print_line(&plan.reason.to_string());
+    for (index, step) in plan.steps.iter().enumerate() {
+        print_line(&format!("{:>3}. {step}", index + 1));
+    }
+}

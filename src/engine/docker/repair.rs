@@ -1,0 +1,108 @@
+//! Replaces images whose content went bad.
+//!
+//! A load does not look at a layer that Docker believes to have, so a damaged layer must first go entirely: every image on
+//! its chain, and every stopped container made from them. Then they are loaded again. A running container is never
+//! taken away: repair happens before the services start, or after somebody stopped them.
+
+use std::collections::BTreeSet;
+
+use crate::model::pins::chains;
+use crate::model::{Digest, PinnedImage, Progress, ReleasePins};
+
+use super::import::ImageArchive;
+use super::{Docker, DockerError, Verdict};
+
+/// What a repair did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Images that were removed and loaded again.
+    pub replaced: Vec<Digest>,
+    /// Images that were missing and are there now.
+    pub loaded: Vec<Digest>,
+}
+
+impl Docker {
+    /// Makes every pinned image of `release` good again, out of the release's own files.
+    pub fn repair(
+        &self,
+        source: &dyn ImageArchive,
+        release: &ReleasePins,
+        progress: &dyn Progress,
+    ) -> Result<Repaired, DockerError> {
+        let pinned: Vec<&PinnedImage> = release.images().map(|(_, image)| image).collect();
+        let verdicts = self.verify_all(&pinned, progress)?;
+        let bad: Vec<(&PinnedImage, &Verdict)> =
+            pinned.iter().copied().zip(&verdicts).filter(|(_, verdict)| !verdict.is_good()).collect();
+        if bad.is_empty() {
+            return Ok(Repaired::default());
+        }
+        let removed = self.remove_damaged(&bad, &pinned)?;
+        let imported = self.import(source, pinned, progress)?;
+        self.protect(release)?;
+        let (replaced, loaded) = imported.loaded.iter().partition(|id| removed.contains(id));
+        Ok(Repaired { replaced, loaded })
+    }
+
+    /// Removes every image that stands on a damaged layer; gives their Ids.
+    fn remove_damaged(
+        &self,
+        bad: &[(&PinnedImage, &Verdict)],
+        pinned: &[&PinnedImage],
+    ) -> Result<BTreeSet<Digest>, DockerError> {
+        let mut damaged_chains: BTreeSet<Digest> = BTreeSet::new();
+        let mut damaged_ids: BTreeSet<Digest> = BTreeSet::new();
+        for (image, verdict) in bad {
+            match verdict {
+                Verdict::Good | Verdict::Missing => {}
+                Verdict::OtherLayers { .. } => {
+                    damaged_ids.insert(image.config);
+                }
+                Verdict::Damaged { layer, .. } => {
+                    damaged_ids.insert(image.config);
+                    // Only the lowest damaged layer is named, and those above it may be bad too: they go as well, as
+                    // they stand on its chain. Nothing named: the whole image.
+                    let from = layer.and_then(|layer| {
+                        image.layers.iter().position(|candidate| candidate.diff_id == layer)
+                    });
+                    damaged_chains.extend(image.chains().into_iter().skip(from.unwrap_or(0)));
+                }
+            }
+        }
+        let images = self.observe_images()?;
+        let mut doomed: BTreeSet<Digest> = BTreeSet::new();
+        for id in images.keys().copied() {
+            let layers = self.layers_of(id)?.unwrap_or_default();
+            let damaged = chains(layers.iter().copied())
+                .into_iter()
+                .zip(layers)
+                .find(|(chain, _)| damaged_chains.contains(chain));
+            let Some((_, layer)) = damaged else {
+                if damaged_ids.contains(&id) {
+                    doomed.insert(id);
+                }
+                continue;
+            };
+            if !pinned.iter().any(|image| image.config == id) {
+                return Err(DockerError::Foreign { layer, image: id });
+            }
+            doomed.insert(id);
+        }
+        let containers: Vec<_> = self
+            .observe_containers()?
+            .into_iter()
+            .filter(|container| container.image.is_some_and(|id| doomed.contains(&id)))
+            .collect();
+        if let Some(container) = containers.iter().find(|container| container.is_running()) {
+            let image = container.image.unwrap_or(Digest::of(b""));
+            return Err(DockerError::InUse { container: container.name.clone(), image });
+        }
+        for container in &containers {
+            self.remove_container(container)?;
+        }
+        for id in &doomed {
+            let tags = images.get(id).map(|image| image.tags.as_slice()).unwrap_or_default();
+            self.remove_image(*id, tags)?;
+        }
+        Ok(doomed)
+    }
+}

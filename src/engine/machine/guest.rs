@@ -1,0 +1,271 @@
+//! One virtual machine: its power switch, its console, and waiting for what it does.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::accelerator::{self, Accelerator, QEMU};
+use super::spec::{Firmware, MachineSpec, find_uefi};
+use super::{MachineError, Network, Ssh, interrupt, poll, qmp};
+
+/// How many of the console's last lines an error shows.
+const TAIL_LINES: usize = 30;
+/// QEMU opens its control socket before it does anything slow.
+const SOCKET: Duration = Duration::from_secs(30);
+/// A killed QEMU is gone at once.
+const DEATH: Duration = Duration::from_secs(30);
+
+/// A virtual machine, powered off at first and after drop.
+#[derive(Debug)]
+pub struct Machine<'n> {
+    /// What it is made of; changes take effect at the next power-on.
+    pub spec: MachineSpec,
+    network: &'n Network,
+    tap: String,
+    accelerator: Accelerator,
+    child: Option<Child>,
+    mark: usize,
+}
+
+impl<'n> Machine<'n> {
+    /// A machine plugged into `network`, powered off.
+    pub fn new(network: &'n Network, spec: MachineSpec) -> Result<Self, MachineError> {
+        fs::create_dir_all(&spec.dir)
+            .map_err(MachineError::io(format!("creating {}", spec.dir.display())))?;
+        let console = spec.console_path();
+        File::create(&console).map_err(MachineError::io(format!("creating {}", console.display())))?;
+        let accelerator = accelerator::choose()?;
+        let tap = network.add_tap()?;
+        Ok(Self { spec, network, tap, accelerator, child: None, mark: 0 })
+    }
+
+    /// How it is run.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    /// Powers it on; a machine that is on stays so.
+    pub fn power_on(&mut self) -> Result<(), MachineError> {
+        if self.is_on()? {
+            return Ok(());
+        }
+        let code = match self.spec.firmware {
+            Firmware::Bios => None,
+            Firmware::Uefi => {
+                let (code, template) = find_uefi()?;
+                let variables = self.spec.variables_path();
+                if !variables.exists() {
+                    fs::copy(&template, &variables)
+                        .map_err(MachineError::io(format!("copying {}", template.display())))?;
+                }
+                Some(code)
+            }
+        };
+        let words = self.words_path();
+        let failed = || format!("starting {QEMU} for {}", self.spec.name);
+        let log = File::create(&words).map_err(MachineError::io(failed()))?;
+        let _ = fs::remove_file(self.spec.control_path());
+        let child = self
+            .network
+            .command(QEMU)
+            .args(self.spec.render_arguments(self.accelerator, &self.tap, code.as_deref()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(MachineError::io(failed()))?;
+        // `ip netns exec` becomes QEMU: same pid.
+        interrupt::register_pid(child.id());
+        self.child = Some(child);
+        self.wait("its control socket", SOCKET, |machine| {
+            Ok(machine.spec.control_path().exists().then_some(()))
+        })
+    }
+
+    /// Is QEMU running?
+    pub fn is_on(&mut self) -> Result<bool, MachineError> {
+        let Some(child) = &mut self.child else { return Ok(false) };
+        let pid = child.id();
+        let ended = child.try_wait().map_err(MachineError::io(format!("looking at {}", self.spec.name)))?;
+        if ended.is_some() {
+            interrupt::forget_pid(pid);
+            self.child = None;
+        }
+        Ok(ended.is_none())
+    }
+
+    /// Cuts the power: QEMU is killed, nothing is flushed.
+    pub fn power_cut(&mut self) -> Result<(), MachineError> {
+        if let Some(mut child) = self.child.take() {
+            let failed = || format!("cutting the power of {}", self.spec.name);
+            child.kill().map_err(MachineError::io(failed()))?;
+            child.wait().map_err(MachineError::io(failed()))?;
+            interrupt::forget_pid(child.id());
+        }
+        Ok(())
+    }
+
+    /// Pulls the plug by way of QEMU's control socket.
+    pub fn quit(&mut self) -> Result<(), MachineError> {
+        self.execute("quit")?;
+        self.wait_power_off(DEATH)
+    }
+
+    /// Presses the power button: a guest that listens shuts down.
+    pub fn press_power_button(&self) -> Result<(), MachineError> {
+        self.execute("system_powerdown")
+    }
+
+    /// Presses the reset button: the guest starts again, without a shutdown.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        self.execute("system_reset")
+    }
+
+    fn execute(&self, command: &str) -> Result<(), MachineError> {
+        qmp::execute(&self.spec.name, &self.spec.control_path(), command).map(drop)
+    }
+
+    /// Waits until the guest has powered itself off.
+    pub fn wait_power_off(&mut self, bound: Duration) -> Result<(), MachineError> {
+        let off = poll(bound, || Ok::<_, MachineError>((!self.is_on()?).then_some(())))?;
+        off.ok_or_else(|| self.timeout("power-off", bound))
+    }
+
+    /// All that came over the serial console since the machine was made, control sequences left out.
+    pub fn console(&self) -> String {
+        let bytes = fs::read(self.spec.console_path()).unwrap_or_default();
+        readable(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// The console's text since the last mark.
+    pub fn console_since_mark(&self) -> String {
+        self.console().get(self.mark..).unwrap_or_default().to_owned()
+    }
+
+    /// From now on, waits look only at what the console says next.
+    pub fn mark(&mut self) {
+        self.mark = self.console().len();
+    }
+
+    /// Waits until the console shows `text`; then moves the mark behind it.
+    pub fn wait_for_console(&mut self, text: &str, bound: Duration) -> Result<(), MachineError> {
+        let end = self.wait(&format!("{text:?} on the console"), bound, |machine| {
+            let said = machine.console_since_mark();
+            Ok(said.find(text).map(|at| machine.mark + at + text.len()))
+        })?;
+        self.mark = end;
+        Ok(())
+    }
+
+    /// Waits until `address:port` accepts a connection.
+    pub fn wait_for_port(&mut self, address: &str, port: u16, bound: Duration) -> Result<(), MachineError> {
+        self.wait(&format!("an open port {address}:{port}"), bound, |machine| {
+            match machine.network.wait_for_port(address, port, Duration::ZERO) {
+                Ok(()) => Ok(Some(())),
+                Err(MachineError::Timeout { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Waits until a shell on the machine runs a command.
+    pub fn wait_for_ssh(&mut self, ssh: &Ssh<'_>, bound: Duration) -> Result<(), MachineError> {
+        self.wait(&format!("ssh at {}", ssh.address), bound, |_| {
+            Ok(ssh.run("true")?.status.success().then_some(()))
+        })
+    }
+
+    /// Waits until `look` gives a value; ends early when the machine is off or its kernel panicked.
+    pub fn wait<T>(
+        &mut self,
+        waited: &str,
+        bound: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>, MachineError>,
+    ) -> Result<T, MachineError> {
+        let found = poll(bound, || {
+            // Order matters: what was said before the power went off still counts.
+            let on = self.is_on()?;
+            if let Some(value) = look(self)? {
+                return Ok(Some(value));
+            }
+            if !on {
+                let (machine, waited) = (self.spec.name.clone(), waited.to_owned());
+                let words = fs::read_to_string(self.words_path()).unwrap_or_default();
+                let tail = format!("{}\n{}", self.tail(), words.trim());
+                return Err(MachineError::PoweredOff { machine, waited, tail });
+            }
+            if self.console_since_mark().contains("Kernel panic - not syncing") {
+                let (machine, waited) = (self.spec.name.clone(), waited.to_owned());
+                return Err(MachineError::Panicked { machine, waited, tail: self.tail() });
+            }
+            Ok(None)
+        })?;
+        found.ok_or_else(|| self.timeout(waited, bound))
+    }
+
+    fn timeout(&self, waited: &str, bound: Duration) -> MachineError {
+        MachineError::Timeout {
+            machine: self.spec.name.clone(),
+            waited: waited.to_owned(),
+            bound,
+            tail: self.tail(),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let text = self.console();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let start = lines.len().saturating_sub(TAIL_LINES);
+        format!("; console ({}):\n  {}", self.spec.console_path().display(), lines[start..].join("\n  "))
+    }
+
+    fn words_path(&self) -> PathBuf {
+        self.spec.dir.join("qemu.log")
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.power_cut() {
+            tracing::warn!(%error, "stopping a machine");
+        }
+        self.network.remove_tap(&self.tap);
+    }
+}
+
+/// Leaves out carriage returns and terminal control sequences (ECMA-48: `ESC [ … letter`).
+fn readable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\u{1b}' => {
+                if characters.next() == Some('[') {
+                    let _ = characters.find(|c| ('@'..='~').contains(c));
+                }
+            }
+            '\n' | '\t' => clean.push(character),
+            c if c.is_control() => {}
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_become_readable() {
+        let cases = [
+            ("\u{1b}[2J\u{1b}[01;01HiPXE 1.0\r\nok\r\n", "iPXE 1.0\nok\n"),
+            ("\u{1b}[0;32mgreen\u{1b}[0m", "green"),
+            ("\u{1b}c", ""),
+        ];
+        for (raw, clean) in cases {
+            assert_eq!(readable(raw), clean, "{raw:?}");
+        }
+    }
+}

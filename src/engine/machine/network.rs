@@ -1,0 +1,225 @@
+//! A network namespace with one bridge, for one run.
+//!
+//! 1. Namespaces of runs that are dead are removed: their name tells the pid and its start time;
+//! 2. a namespace `rackstep-<pid>-<start>-<n>` is made, with the bridge [`BRIDGE`] and the host's address on it;
+//! 3. machines plug taps into the bridge; servers and clients run inside by [`Network::inside`] or [`Network::command`].
+//!
+//! There is no way out of the namespace: a machine under test reaches its rack server and nothing else.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{MachineError, interrupt, poll};
+use crate::engine::command;
+
+/// The bridge's name inside the namespace.
+pub const BRIDGE: &str = "rack0";
+
+const PREFIX: &str = "rackstep-";
+const NAMESPACES: &str = "/run/netns";
+/// One attempt to connect; longer than any round trip on a bridge, shorter than patience.
+const CONNECT: Duration = Duration::from_secs(1);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace with a bridge, removed on drop.
+#[derive(Debug)]
+pub struct Network {
+    name: String,
+    taps: AtomicU32,
+}
+
+impl Network {
+    /// Makes a namespace whose bridge has `address` (`10.77.0.1/24`).
+    pub fn create(address: &str) -> Result<Self, MachineError> {
+        remove_stale();
+        let pid = std::process::id();
+        let start = start_time(pid).unwrap_or_default();
+        let name = format!("{PREFIX}{pid}-{start}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        interrupt::register_namespace(&name);
+        let network = Self { name, taps: AtomicU32::new(0) };
+        ip(&["netns", "add", &network.name])?;
+        network.ip(&["link", "set", "lo", "up"])?;
+        network.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        network.ip(&["address", "add", address, "dev", BRIDGE])?;
+        network.ip(&["link", "set", BRIDGE, "up"])?;
+        Ok(network)
+    }
+
+    /// The namespace's name, as `ip netns` shows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs `act` on a thread inside; threads and processes that it starts are inside too.
+    pub fn inside<R: Send>(&self, act: impl FnOnce() -> R + Send) -> Result<R, MachineError> {
+        let path = self.path();
+        let entering = || format!("entering network namespace {}", self.name);
+        let file = File::open(&path).map_err(MachineError::io(entering()))?;
+        let ran = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map(|()| act())
+                })
+                .join()
+        });
+        match ran {
+            Ok(entered) => entered.map_err(|errno| MachineError::io(entering())(errno.into())),
+            // A panic in `act` is the caller's: let it go on as if there were no thread.
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Waits until a connection to `address:port` is accepted.
+    pub fn wait_for_port(&self, address: &str, port: u16, bound: Duration) -> Result<(), MachineError> {
+        self.poll_port(address, port, bound, || Ok(()))
+    }
+
+    pub(super) fn poll_port(
+        &self,
+        address: &str,
+        port: u16,
+        bound: Duration,
+        mut check: impl FnMut() -> Result<(), MachineError> + Send,
+    ) -> Result<(), MachineError> {
+        let target: SocketAddr = (address, port)
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut all| all.next())
+            .ok_or_else(|| MachineError::Input(format!("{address:?} is not an address")))?;
+        let reached = self.inside(|| {
+            poll(bound, || {
+                check()?;
+                Ok::<_, MachineError>(TcpStream::connect_timeout(&target, CONNECT).ok().map(drop))
+            })
+        })??;
+        reached.ok_or_else(|| MachineError::Timeout {
+            machine: self.name.clone(),
+            waited: format!("an open port {target}"),
+            bound,
+            tail: String::new(),
+        })
+    }
+
+    /// Makes a tap on the bridge and gives its name.
+    pub(super) fn add_tap(&self) -> Result<String, MachineError> {
+        let tap = format!("tap{}", self.taps.fetch_add(1, Ordering::Relaxed));
+        self.ip(&["tuntap", "add", "dev", &tap, "mode", "tap"])?;
+        self.ip(&["link", "set", &tap, "master", BRIDGE, "up"])?;
+        Ok(tap)
+    }
+
+    pub(super) fn remove_tap(&self, tap: &str) {
+        if let Err(error) = self.ip(&["link", "delete", tap]) {
+            tracing::debug!(%error, tap, "removing a tap");
+        }
+    }
+
+    /// Takes the cable out (`up` false) or puts it in: what the host side of the bridge does to every machine.
+    pub fn set_link(&self, up: bool) -> Result<(), MachineError> {
+        self.ip(&["link", "set", BRIDGE, if up { "up" } else { "down" }])
+    }
+
+    fn ip(&self, arguments: &[&str]) -> Result<(), MachineError> {
+        let mut all = vec!["-netns", self.name.as_str()];
+        all.extend(arguments);
+        ip(&all)
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.name)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        delete_namespace(&self.name);
+        interrupt::forget_namespace(&self.name);
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), MachineError> {
+    command::run(Command::new("ip").args(arguments))
+        .map(drop)
+        .map_err(MachineError::program(format!("ip {}", arguments.join(" "))))
+}
+
+/// Kills what still runs in the namespace and removes it; failures are logged, for nobody can do more about them.
+pub(super) fn delete_namespace(name: &str) {
+    let pids = command::run_text(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
+        if pid != std::process::id() {
+            interrupt::signal_pid(pid, Signal::KILL);
+        }
+    }
+    if let Err(error) = ip(&["netns", "delete", name]) {
+        tracing::warn!(%error, name, "removing a network namespace");
+    }
+}
+
+/// Removes the namespaces of runs whose process is gone.
+fn remove_stale() {
+    let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some((pid, start)) = parse_owner(&name)
+            && start_time(pid) != Some(start)
+        {
+            tracing::info!(name, "removing the network of a run that is dead");
+            delete_namespace(&name);
+        }
+    }
+}
+
+/// The pid and start time in a namespace's name.
+fn parse_owner(name: &str) -> Option<(u32, u64)> {
+    let mut parts = name.strip_prefix(PREFIX)?.splitn(3, '-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// When a process started, in clock ticks since boot; `None` when there is no such process.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name (second field) may hold blanks and brackets: count from the last bracket. Start time is field 22.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners() {
+        let cases = [
+            ("rackstep-12-345-0", Some((12, 345))),
+            ("rackstep-12-345", Some((12, 345))),
+            ("rackstep-x-345-0", None),
+            ("rackstep-12", None),
+            ("someone-12-345-0", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(parse_owner(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn our_own_start_time_is_known() {
+        assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(u32::MAX), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! The rim: one module per neighbour. Engines know the model (and container images as files), and nothing above.
+
+pub mod command;
+pub mod disk;
+pub mod docker;
+pub mod firmware;
+pub mod grub;
+pub mod machine;
+pub mod packages;
+pub mod repo;
+pub mod signature;
+pub mod sysroot;

@@ -1,0 +1,228 @@
+//! Runs the plans of `upgrade` and `rollback` on a host.
+//!
+//! 1. prepare: pull, check out locked, import; all of it additive and repeatable;
+//! 2. verify: Docker proves every pinned image of that very checkout;
+//! 3. flip: the sysroot takes checkout and proof by value.
+//!
+//! Before the flip nothing is undone: a failure leaves garbage for `gc`, and the next boot as it was.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::engine::command::{self, CommandError};
+use crate::engine::docker::{Docker, VerifiedPins, VerifyError};
+use crate::engine::sysroot::{StagedLocked, Sysroot, SysrootError};
+use crate::exec::prepare::{PrepareError, prepare_images};
+use crate::exec::pull::{PullError, PullReport, PullRequest, pull};
+use crate::image::store::ImageStore;
+use crate::model::pins::{PinsError, ReleasePins};
+use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
+use crate::plan::upgrade::{Plan, Step};
+
+/// The engines that a plan runs against.
+pub struct Host<'a> {
+    /// Deployments and repo.
+    pub sysroot: &'a Sysroot,
+    /// The daemon that holds the images.
+    pub docker: &'a Docker,
+    /// Who this host is and what it follows.
+    pub config: &'a HostConfig,
+    /// Who listens.
+    pub progress: &'a dyn Progress,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The pull, if there was one.
+    pub pulled: Option<PullReport>,
+    /// Names of the images that were brought to Docker.
+    pub imported: Vec<String>,
+    /// What became the next boot.
+    pub next_boot: Option<Commit>,
+}
+
+/// Why a plan did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// The pull failed.
+    #[error("pulling release {commit}")]
+    Pull {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: PullError,
+    },
+    /// The sysroot failed.
+    #[error("changing the deployments")]
+    Sysroot(#[from] SysrootError),
+    /// The release's files do not tell its pins.
+    #[error("reading the pins of release {commit}")]
+    Pins {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: PinsError,
+    },
+    /// A file of the checkout could not be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The images could not be brought to Docker.
+    #[error("importing the container images of release {commit}")]
+    Import {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: PrepareError,
+    },
+    /// Docker does not hold what is pinned, or could not be asked.
+    #[error("verifying the container images of release {commit}")]
+    Verify {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: VerifyError,
+    },
+    /// A step came before what it needs: a plan that no planner of ours makes.
+    #[error("the plan's step \"{0}\" comes before what it needs")]
+    Order(String),
+    /// The host would not restart.
+    #[error("asking for a restart")]
+    Reboot(#[source] CommandError),
+}
+
+/// Carries a plan's values from step to step.
+struct Run<'a> {
+    host: &'a Host<'a>,
+    /// Root of the checkout that the plan is about.
+    checkout: Option<PathBuf>,
+    staged: Option<StagedLocked>,
+    /// Set for a rollback: the deployment that is there already.
+    deployment: Option<DeploymentId>,
+    proof: Option<VerifiedPins>,
+    done: Done,
+}
+
+/// Runs `plan`; for a rollback `deployment` is the way back.
+pub fn run(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
+    let checkout = match &deployment {
+        Some(id) => Some(checkout_of(host.sysroot, id)?),
+        None => None,
+    };
+    let mut run = Run { host, checkout, staged: None, deployment, proof: None, done: Done::default() };
+    for step in &plan.steps {
+        tracing::info!(%step, "step");
+        run.step(step)?;
+    }
+    Ok(run.done)
+}
+
+fn checkout_of(sysroot: &Sysroot, id: &DeploymentId) -> Result<PathBuf, SysrootError> {
+    sysroot
+        .deployments()?
+        .into_iter()
+        .find(|deployment| deployment.id == *id)
+        .map(|deployment| sysroot.path().join(deployment.path))
+        .ok_or_else(|| SysrootError::NoDeployment(id.clone()))
+}
+
+impl Run<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), UpgradeError> {
+        match step {
+            Step::Pull { commit, from } => self.pull(*commit, from),
+            Step::Stage { commit } => self.stage(*commit),
+            Step::Import { commit } => self.import(*commit),
+            Step::Verify { commit } => self.verify(*commit),
+            Step::Flip { commit } => self.flip(*commit, step),
+            Step::Reboot => {
+                command::run(Command::new("systemctl").arg("reboot")).map_err(UpgradeError::Reboot)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn pull(&mut self, commit: Commit, from: &str) -> Result<(), UpgradeError> {
+        let repo = self.host.sysroot.open_repo()?;
+        let request = PullRequest {
+            repo_url: from.to_owned(),
+            commit,
+            trusted_keys: self.host.config.trusted_keys.clone(),
+            have: self.host.sysroot.deployments()?.iter().map(|deployment| deployment.id.commit).collect(),
+        };
+        let report = pull(&request, &repo, self.host.progress)
+            .map_err(|source| UpgradeError::Pull { commit, source })?;
+        self.done.pulled = Some(report);
+        Ok(())
+    }
+
+    fn stage(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let sysroot = self.host.sysroot;
+        self.host.progress.begin("check out", None);
+        let staged = match sysroot.staged_locked(commit)? {
+            Some(staged) => staged,
+            None => sysroot.stage_locked(commit, &self.host.config.follows)?,
+        };
+        self.host.progress.end("");
+        self.checkout = Some(staged.path().to_owned());
+        self.staged = Some(staged);
+        Ok(())
+    }
+
+    fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let (checkout, pins) = self.release(commit, "import")?;
+        let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
+        let prepared = prepare_images(self.host.docker, &store, &pins, self.host.progress)
+            .map_err(|source| UpgradeError::Import { commit, source })?;
+        self.done.imported = prepared.imported;
+        Ok(())
+    }
+
+    fn verify(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let (_, pins) = self.release(commit, "verify")?;
+        let proof = self
+            .host
+            .docker
+            .verify_release(&pins, self.host.progress)
+            .map_err(|source| UpgradeError::Verify { commit, source })?;
+        self.proof = Some(proof);
+        Ok(())
+    }
+
+    fn flip(&mut self, commit: Commit, step: &Step) -> Result<(), UpgradeError> {
+        let order = || UpgradeError::Order(step.to_string());
+        let proof = self.proof.take().ok_or_else(order)?;
+        match (self.staged.take(), &self.deployment) {
+            (Some(staged), _) => self.host.sysroot.finalize(staged, proof)?,
+            (None, Some(id)) => self.host.sysroot.set_next_boot(id, proof)?,
+            (None, None) => return Err(order()),
+        }
+        self.done.next_boot = Some(commit);
+        Ok(())
+    }
+
+    fn release(&self, commit: Commit, step: &str) -> Result<(&Path, ReleasePins), UpgradeError> {
+        let checkout = self.checkout.as_deref().ok_or_else(|| UpgradeError::Order(step.to_owned()))?;
+        let path = checkout.join(RELEASE_DIR).join("pins.json");
+        let bytes = std::fs::read(&path).map_err(|source| UpgradeError::Read { path, source })?;
+        let pins =
+            ReleasePins::parse(commit, &bytes).map_err(|source| UpgradeError::Pins { commit, source })?;
+        Ok((checkout, pins))
+    }
+}
+
+impl fmt::Debug for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("config", self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads and writes the JSON that describes images: manifests, indexes and configs of the OCI image specification.
+//!
+//! Docker's own forms (schema 2 manifests, manifest lists) have the same fields under other media types, so they are
+//! read as well.
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Digest, PinnedLayer};
+
+/// The platform that releases are made for.
+pub const OS: &str = "linux";
+/// The processor architecture that releases are made for, in Go's words.
+pub const ARCHITECTURE: &str = "amd64";
+
+/// Why a description cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Not the JSON that it should be.
+    #[error("{what} is not valid JSON of its kind")]
+    Json {
+        /// Manifest, index or config.
+        what: &'static str,
+        /// Where it breaks.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A digest is not sha256.
+    #[error("{what} names a digest that is not supported")]
+    Digest {
+        /// Manifest, index or config.
+        what: &'static str,
+        /// Which.
+        #[source]
+        source: crate::model::digest::ParseDigestError,
+    },
+    /// The image is for another platform.
+    #[error("image is for {got}, expected {OS}/{ARCHITECTURE}")]
+    Platform {
+        /// `os/architecture`.
+        got: String,
+    },
+}
+
+/// The part of an image's config that matters here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ConfigParts {
+    /// Go's name of the architecture.
+    pub architecture: String,
+    /// Go's name of the operating system.
+    pub os: String,
+    /// What the image is made of.
+    pub rootfs: RootFs,
+}
+
+/// An image's layers, as its config names them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RootFs {
+    /// Digests of the uncompressed layers, lowest first.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
+}
+
+/// Reads a config and requires our platform.
+pub fn parse_config(bytes: &[u8]) -> Result<ConfigParts, SpecError> {
+    let config: ConfigParts =
+        serde_json::from_slice(bytes).map_err(|source| SpecError::Json { what: "config", source })?;
+    if config.os == OS && config.architecture == ARCHITECTURE {
+        Ok(config)
+    } else {
+        Err(SpecError::Platform { got: format!("{}/{}", config.os, config.architecture) })
+    }
+}
+
+/// Reads a manifest.
+pub fn parse_manifest(bytes: &[u8]) -> Result<ImageManifest, SpecError> {
+    serde_json::from_slice(bytes).map_err(|source| SpecError::Json { what: "manifest", source })
+}
+
+/// Reads an index.
+pub fn parse_index(bytes: &[u8]) -> Result<ImageIndex, SpecError> {
+    serde_json::from_slice(bytes).map_err(|source| SpecError::Json { what: "index", source })
+}
+
+/// The digest that a descriptor names.
+pub fn digest_of(descriptor: &Descriptor, what: &'static str) -> Result<Digest, SpecError> {
+    descriptor.digest().to_string().parse().map_err(|source| SpecError::Digest { what, source })
+}
+
+/// True when a descriptor names an index, in either family of media types.
+pub fn is_index(descriptor: &Descriptor) -> bool {
+    match descriptor.media_type() {
+        MediaType::ImageIndex => true,
+        MediaType::Other(name) => name == "application/vnd.docker.distribution.manifest.list.v2+json",
+        _ => false,
+    }
+}
+
+/// True when a descriptor may be for our platform; one that does not say is a candidate.
+pub fn is_for_us(descriptor: &Descriptor) -> bool {
+    descriptor.platform().as_ref().is_none_or(|platform| {
+        platform.os().to_string() == OS && platform.architecture().to_string() == ARCHITECTURE
+    })
+}
+
+/// A manifest over uncompressed layers: for images that come without one, and for archives that we write.
+///
+/// It depends on nothing but the image, so that the same image always has the same manifest.
+pub fn render_plain_manifest(config: Digest, config_size: u64, layers: &[PinnedLayer]) -> Vec<u8> {
+    let manifest = PlainManifest {
+        schema_version: 2,
+        media_type: "application/vnd.oci.image.manifest.v1+json",
+        config: PlainDescriptor {
+            media_type: "application/vnd.oci.image.config.v1+json",
+            digest: config,
+            size: config_size,
+        },
+        layers: layers
+            .iter()
+            .map(|layer| PlainDescriptor {
+                media_type: "application/vnd.oci.image.layer.v1.tar",
+                digest: layer.diff_id,
+                size: layer.size,
+            })
+            .collect(),
+    };
+    // Plain structs of strings and numbers always serialise.
+    serde_json::to_vec(&manifest).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlainManifest {
+    schema_version: u32,
+    media_type: &'static str,
+    config: PlainDescriptor,
+    layers: Vec<PlainDescriptor>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlainDescriptor {
+    media_type: &'static str,
+    digest: Digest,
+    size: u64,
+}
+
+/// How an index names a manifest that [`render_plain_manifest`] made.
+pub fn plain_manifest_descriptor(manifest: &[u8], tag: Option<&str>) -> serde_json::Value {
+    let mut descriptor = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": Digest::of(manifest),
+        "size": manifest.len(),
+        "platform": { "architecture": ARCHITECTURE, "os": OS },
+    });
+    if let Some(tag) = tag {
+        descriptor["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": tag });
+    }
+    descriptor
+}
+
+/// An index of such descriptors.
+pub fn render_index(manifests: &[serde_json::Value]) -> Vec<u8> {
+    serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": manifests,
+    })
+    .to_string()
+    .into_bytes()
+}

@@ -1,0 +1,32 @@
+//! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
+
+pub mod commit;
+pub mod deployment;
+pub mod digest;
+pub mod host;
+pub mod imaging;
+pub mod package;
+pub mod object;
+pub mod phase;
+pub mod pins;
+pub mod progress;
+pub mod release;
+pub mod secret;
+pub mod status;
+pub mod volume;
+
+pub use commit::{Commit, DeploymentId, Ref};
+pub use deployment::Deployment;
+pub use digest::Digest;
+pub use host::HostConfig;
+pub use package::{Archive, Package};
+pub use object::{ObjectKind, ObjectName};
+pub use phase::{Phase, PhaseKind, PhaseSet};
+pub use pins::{PinSet, PinnedImage, PinnedLayer, ReleasePins};
+pub use progress::Progress;
+pub use release::ReleaseInfo;
+pub use secret::{Secret, SecretKind, SecretSet};
+pub use volume::{Volume, VolumePolicy, VolumeSet};
+
+/// Where a release keeps its own files, below the root of the tree.
+pub const RELEASE_DIR: &str = "usr/lib/rackstep";

@@ -1,0 +1,63 @@
+//! `rackstep status --json`, format 1: every deployment with its release and images, and what runs against what is pinned.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Commit, Deployment, Digest};
+
+/// The format number that this program writes.
+pub const STATUS_FORMAT: u32 = 1;
+
+/// What a host says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`STATUS_FORMAT`].
+    pub format: u32,
+    /// Host name, if it is configured.
+    pub host: Option<String>,
+    /// The commit that runs, if this sysroot is booted.
+    pub booted: Option<Commit>,
+    /// Kernel release that runs, as `uname -r` prints it.
+    pub kernel: String,
+    /// In boot order.
+    pub deployments: Vec<DeploymentStatus>,
+    /// Containers of the booted release's pods.
+    pub services: Vec<ContainerStatus>,
+    /// Why something waits; empty: nothing does.
+    pub waiting: Vec<String>,
+}
+
+/// One deployment and its images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentStatus {
+    /// The deployment.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// Pinned images.
+    pub images: Vec<ImageStatus>,
+}
+
+/// One pinned image of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// Name in the pods.
+    pub name: String,
+    /// Config digest: its Id in Docker.
+    pub config: Digest,
+    /// Is it in Docker? None: Docker could not be asked.
+    pub present: Option<bool>,
+}
+
+/// One container of a pod: what is pinned against what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Pod.
+    pub pod: String,
+    /// Container in the pod.
+    pub container: String,
+    /// Image by its name in the pin set.
+    pub image: String,
+    /// Id that is pinned.
+    pub expected: Digest,
+    /// Id that runs; none: it does not run.
+    pub running: Option<Digest>,
+}

@@ -1,0 +1,1 @@
+//! Packs: a release on the wire, see `docs/formats.md`.

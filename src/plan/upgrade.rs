@@ -1,0 +1,330 @@
+//! Upgrade and rollback: which steps lead from what is observed to the wanted next boot.
+//!
+//! prepare (pull, stage locked, import) → verify → flip. The flip is one step, comes last, and is only there when it was
+//! asked for. A plan that does nothing says why.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::model::deployment::{Deployment, Role, rollback_target};
+use crate::model::{Commit, DeploymentId};
+
+/// One effect, safe to repeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Fetch what the repo lacks of the commit; signature and every checksum are checked.
+    Pull {
+        /// The commit.
+        commit: Commit,
+        /// Base URL of the repo.
+        from: String,
+    },
+    /// Check it out beside the running deployment, locked.
+    Stage {
+        /// The commit.
+        commit: Commit,
+    },
+    /// Bring the release's missing container images from its checkout to Docker.
+    Import {
+        /// The commit.
+        commit: Commit,
+    },
+    /// Prove that every pinned container image is present and reads back as pinned.
+    Verify {
+        /// The commit.
+        commit: Commit,
+    },
+    /// Make it the next boot.
+    Flip {
+        /// The commit.
+        commit: Commit,
+    },
+    /// Restart the host.
+    Reboot,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pull { commit, from } => write!(f, "pull release {} from {from}", commit.short()),
+            Self::Stage { commit } => write!(f, "check out release {}, locked", commit.short()),
+            Self::Import { commit } => write!(f, "import the missing container images of {}", commit.short()),
+            Self::Verify { commit } => write!(f, "verify every pinned container image of {}", commit.short()),
+            Self::Flip { commit } => write!(f, "make release {} the next boot", commit.short()),
+            Self::Reboot => f.write_str("reboot"),
+        }
+    }
+}
+
+/// Why a plan does what it does, or no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "because", rename_all = "kebab-case")]
+pub enum Reason {
+    /// A new release, made the next boot.
+    Upgrade,
+    /// A new release, prepared; the next boot stays as it is.
+    PrepareOnly,
+    /// It runs already, and is the next boot.
+    AlreadyBooted,
+    /// It is the next boot already.
+    AlreadyNextBoot,
+    /// Another upgrade waits for the reboot; preparing this one would call that one off.
+    AnotherWaits,
+    /// It is older than what runs, and nobody asked for it by name.
+    Older {
+        /// `created` of what runs, seconds since 1970.
+        booted: u64,
+        /// `created` of what was found.
+        found: u64,
+    },
+    /// The way back.
+    Rollback,
+    /// An upgrade waits for the reboot; it is called off.
+    CallOff,
+    /// There is no other release to go back to.
+    NoRollback,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Upgrade => "a new release was found",
+            Self::PrepareOnly => "a new release was found; without --commit the next boot stays as it is",
+            Self::AlreadyBooted => "this release runs already",
+            Self::AlreadyNextBoot => "this release is the next boot already",
+            Self::AnotherWaits => {
+                "another release waits for the reboot; preparing this one would change the next boot: reboot or roll back first, or say --commit"
+            }
+            Self::Older { .. } => {
+                "the repo's newest release is older than what runs; name it to get it all the same"
+            }
+            Self::Rollback => "back to the previous release",
+            Self::CallOff => {
+                "the upgrade that waits for a reboot is called off: what runs becomes the next boot again"
+            }
+            Self::NoRollback => "there is no previous release on this host",
+        })
+    }
+}
+
+/// Decided: the steps in their order, and why these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What it is about.
+    pub target: Option<Commit>,
+    /// Why.
+    pub reason: Reason,
+    /// What will be done.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    fn nothing(target: Option<Commit>, reason: Reason) -> Self {
+        Self { target, reason, steps: Vec::new() }
+    }
+}
+
+/// What `upgrade` was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpgradeRequest {
+    /// Make it the next boot?
+    pub commit: bool,
+    /// Restart afterwards?
+    pub reboot: bool,
+    /// Was the release named by the person?
+    pub by_name: bool,
+}
+
+/// What is known of the release that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The commit.
+    pub commit: Commit,
+    /// When it was made, in seconds since 1970, if known yet.
+    pub created: Option<u64>,
+    /// Base URL of the repo that has it.
+    pub repo: String,
+}
+
+/// Plans `upgrade`. `booted_created` is the age of what runs, in seconds since 1970.
+pub fn plan_upgrade(
+    deployments: &[Deployment],
+    booted_created: Option<u64>,
+    target: &Target,
+    request: UpgradeRequest,
+) -> Plan {
+    let commit = target.commit;
+    let next = deployments.iter().find(|deployment| deployment.next_boot);
+    let booted = deployments.iter().find(|deployment| deployment.role == Role::Booted);
+    let reboot = (request.commit && request.reboot).then_some(Step::Reboot);
+    if next.is_some_and(|next| next.id.commit == commit) {
+        return if booted.is_some_and(|booted| booted.id.commit == commit) {
+            Plan::nothing(Some(commit), Reason::AlreadyBooted)
+        } else {
+            Plan {
+                target: Some(commit),
+                reason: Reason::AlreadyNextBoot,
+                steps: reboot.into_iter().collect(),
+            }
+        };
+    }
+    if let (Some(booted), Some(found), false) = (booted_created, target.created, request.by_name)
+        && found < booted
+    {
+        return Plan::nothing(Some(commit), Reason::Older { booted, found });
+    }
+    if !request.commit && deployments.iter().any(|deployment| deployment.role == Role::Staged) {
+        return Plan::nothing(Some(commit), Reason::AnotherWaits);
+    }
+    let mut steps = vec![
+        Step::Pull { commit, from: target.repo.clone() },
+        Step::Stage { commit },
+        Step::Import { commit },
+        Step::Verify { commit },
+    ];
+    if request.commit {
+        steps.push(Step::Flip { commit });
+    }
+    steps.extend(reboot);
+    let reason = if request.commit { Reason::Upgrade } else { Reason::PrepareOnly };
+    Plan { target: Some(commit), reason, steps }
+}
+
+/// Plans `rollback`, from what is on the host.
+///
+/// An upgrade that waits for the reboot is called off: what runs becomes the next boot again. A rollback that waits for
+/// the reboot stays as it is, so that saying it twice is not a way forward.
+pub fn plan_rollback(deployments: &[Deployment], reboot: bool) -> (Plan, Option<DeploymentId>) {
+    let reboot = reboot.then_some(Step::Reboot);
+    let by_role = |role| deployments.iter().find(move |deployment| deployment.role == role);
+    let back_to = |target: &Deployment, reason| {
+        let commit = target.id.commit;
+        let mut steps = vec![Step::Import { commit }, Step::Verify { commit }, Step::Flip { commit }];
+        steps.extend(reboot.clone());
+        (Plan { target: Some(commit), reason, steps }, Some(target.id.clone()))
+    };
+    match (by_role(Role::Staged), by_role(Role::Pending), by_role(Role::Booted)) {
+        (Some(_), _, Some(booted)) => back_to(booted, Reason::CallOff),
+        (None, Some(pending), Some(_)) => {
+            let steps = reboot.into_iter().collect();
+            (Plan { target: Some(pending.id.commit), reason: Reason::AlreadyNextBoot, steps }, None)
+        }
+        _ => match rollback_target(deployments) {
+            Some(target) => back_to(target, Reason::Rollback),
+            None => (Plan::nothing(None, Reason::NoRollback), None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(letter: char) -> Commit {
+        letter.to_string().repeat(64).parse().unwrap()
+    }
+
+    fn deployment(letter: char, role: Role, next_boot: bool) -> Deployment {
+        Deployment {
+            id: DeploymentId { stateroot: "rackstep".into(), commit: commit(letter), serial: 0 },
+            role,
+            next_boot,
+            version: None,
+            path: String::new(),
+        }
+    }
+
+    fn target(letter: char, created: u64) -> Target {
+        Target { commit: commit(letter), created: Some(created), repo: "http://repo".into() }
+    }
+
+    const PREPARE: UpgradeRequest = UpgradeRequest { commit: false, reboot: false, by_name: false };
+    const COMMIT: UpgradeRequest = UpgradeRequest { commit: true, reboot: true, by_name: false };
+
+    #[test]
+    fn the_flip_comes_after_the_check_and_only_when_asked_for() {
+        let now = [deployment('a', Role::Booted, true)];
+        let plan = plan_upgrade(&now, Some(10), &target('b', 20), PREPARE);
+        assert_eq!(plan.reason, Reason::PrepareOnly);
+        assert_eq!(plan.steps.last(), Some(&Step::Verify { commit: commit('b') }));
+
+        let plan = plan_upgrade(&now, Some(10), &target('b', 20), COMMIT);
+        let b = commit('b');
+        assert_eq!(
+            plan.steps,
+            [
+                Step::Pull { commit: b, from: "http://repo".into() },
+                Step::Stage { commit: b },
+                Step::Import { commit: b },
+                Step::Verify { commit: b },
+                Step::Flip { commit: b },
+                Step::Reboot
+            ]
+        );
+    }
+
+    #[test]
+    fn explains_why_it_does_nothing() {
+        let now = [deployment('a', Role::Booted, true), deployment('b', Role::Rollback, false)];
+        for (found, request, reason) in [
+            (target('a', 10), COMMIT, Reason::AlreadyBooted),
+            (target('b', 5), COMMIT, Reason::Older { booted: 10, found: 5 }),
+        ] {
+            let plan = plan_upgrade(&now, Some(10), &found, request);
+            assert_eq!(plan.reason, reason);
+            assert_eq!(plan.steps, []);
+        }
+    }
+
+    #[test]
+    fn an_older_release_may_be_named() {
+        let now = [deployment('a', Role::Booted, true)];
+        let by_name = UpgradeRequest { by_name: true, ..COMMIT };
+        assert_eq!(plan_upgrade(&now, Some(10), &target('b', 5), by_name).reason, Reason::Upgrade);
+    }
+
+    #[test]
+    fn a_release_that_waits_locked_is_prepared_again_and_flipped() {
+        let now = [deployment('b', Role::StagedLocked, false), deployment('a', Role::Booted, true)];
+        let plan = plan_upgrade(&now, Some(10), &target('b', 20), COMMIT);
+        assert!(plan.steps.contains(&Step::Flip { commit: commit('b') }));
+    }
+
+    #[test]
+    fn preparing_never_calls_off_what_waits_for_the_reboot() {
+        let now = [deployment('b', Role::Staged, true), deployment('a', Role::Booted, false)];
+        let plan = plan_upgrade(&now, Some(10), &target('c', 30), PREPARE);
+        assert_eq!(plan, Plan::nothing(Some(commit('c')), Reason::AnotherWaits));
+        assert_eq!(plan_upgrade(&now, Some(10), &target('c', 30), COMMIT).reason, Reason::Upgrade);
+    }
+
+    #[test]
+    fn rollback_goes_to_what_follows_the_booted_release() {
+        let now = [deployment('b', Role::Booted, true), deployment('a', Role::Rollback, false)];
+        let (plan, id) = plan_rollback(&now, false);
+        assert_eq!(id.map(|id| id.commit), Some(commit('a')));
+        assert_eq!(plan.steps.last(), Some(&Step::Flip { commit: commit('a') }));
+    }
+
+    #[test]
+    fn rollback_calls_a_waiting_upgrade_off() {
+        let now = [
+            deployment('c', Role::Staged, true),
+            deployment('b', Role::Booted, false),
+            deployment('a', Role::Rollback, false),
+        ];
+        let (plan, id) = plan_rollback(&now, false);
+        assert_eq!(plan.reason, Reason::CallOff);
+        assert_eq!(id.map(|id| id.commit), Some(commit('b')));
+    }
+
+    #[test]
+    fn rollback_twice_is_told_so() {
+        let now = [deployment('a', Role::Pending, true), deployment('b', Role::Booted, false)];
+        assert_eq!(plan_rollback(&now, false).0.reason, Reason::AlreadyNextBoot);
+        let alone = [deployment('a', Role::Booted, true)];
+        assert_eq!(plan_rollback(&alone, true).0, Plan::nothing(None, Reason::NoRollback));
+    }
+}

@@ -1,0 +1,184 @@
+//! A rack of one machine: network, rack server, blank machine, and the host that it becomes.
+
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rackstep::engine::machine::{Boot, DiskSpec, Machine, MachineSpec, Network, Ssh, SshKey, poll};
+use rackstep::model::status::Status;
+use serde_json::Value;
+
+use super::story::{Observed, Story, rackstep};
+
+/// What the rack's network is created with.
+pub const SERVER: &str = "10.77.0.1/24";
+const MACHINES: &str = "http://10.77.0.1:8080/v1/machines";
+const MAC: &str = "52:54:00:00:00:01";
+const HOST: &str = "10.77.0.11";
+const DISK: u64 = 12 << 30;
+const MEMORY_MIB: u32 = 4096;
+/// From the order to restart to the kernel's first line.
+const RESTART: Duration = Duration::from_secs(300);
+
+pub struct Rack<'n> {
+    network: &'n Network,
+    machine: Machine<'n>,
+    server: Option<Child>,
+    key: SshKey,
+}
+
+/// The imaged machine, seen over ssh.
+pub struct Host<'n> {
+    ssh: Ssh<'n>,
+}
+
+impl<'n> Rack<'n> {
+    /// Starts the rack server for `version`, and lays a blank machine beside it, powered off.
+    pub fn start(network: &'n Network, story: &Story, version: &str) -> Self {
+        let key = SshKey::create(story.work()).unwrap();
+        let rack_file = story.work().join("rack.yaml");
+        let text = format!(
+            r#"name: story
+network: {{interface: rack0, address: {SERVER}, range: [10.77.0.100, 10.77.0.199]}}
+repo: {repo}
+ssh_keys: ["{public}"]
+profiles:
+  control: {{ref: rackstep/x86_64/openstack-host, release: "{version}"}}
+hosts:
+  - {{name: control-1, mac: "{MAC}", profile: control, address: {HOST}/24, disk: {{serial: disk-1}}}}
+"#,
+            repo = story.repo().display(),
+            public = key.public.trim(),
+        );
+        std::fs::write(&rack_file, text).unwrap();
+        let mut command = network.command(&rackstep().get_program().to_string_lossy());
+        command.args(["serve", "--rack"]).arg(&rack_file);
+        let server = command.spawn().unwrap();
+        let directory = story.work().join("control-1");
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut spec = MachineSpec::new("control-1", &directory);
+        spec.memory_mib = MEMORY_MIB;
+        spec.cpus = 2;
+        spec.mac = MAC.into();
+        spec.disks.push(DiskSpec::create_qcow2(directory.join("disk.qcow2"), DISK, "disk-1").unwrap());
+        spec.boot = Boot::NetworkThenDisk;
+        let machine = Machine::new(network, spec).unwrap();
+        Self { network, machine, server: Some(server), key }
+    }
+
+    pub fn host(&self) -> Host<'n> {
+        Host { ssh: Ssh::new(self.network, &self.key, "root", HOST) }
+    }
+
+    /// Powers the blank machine on and waits for the call home of the host that it becomes.
+    pub fn image_machine(&mut self, bound: Duration) {
+        self.machine.power_on().unwrap();
+        let network = self.network;
+        self.machine
+            .wait("the installed host's call home", bound, |_| {
+                let output = network.command("curl").args(["-s", MACHINES]).output().unwrap();
+                let machines = String::from_utf8_lossy(&output.stdout);
+                assert!(!machines.contains("\"failed\""), "imaging failed: {machines}");
+                Ok(machines.contains("\"installed\"").then_some(()))
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    pub fn reboot_machine(&mut self) {
+        self.machine.mark();
+        // The connection ends with the host; its exit code says nothing.
+        let _ = self.host().ssh.run("systemctl reboot");
+        self.machine.wait_for_console("Linux version", RESTART).unwrap();
+    }
+
+    /// Stops the rack server: no repo, no DHCP, no PXE.
+    pub fn stop_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = Command::new("kill").args(["-INT", &server.id().to_string()]).status();
+            server.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Rack<'_> {
+    fn drop(&mut self) {
+        self.stop_server();
+    }
+}
+
+impl Host<'_> {
+    /// Runs a verb on the host; it must succeed.
+    pub fn rackstep(&self, arguments: &[&str]) -> String {
+        self.text(&format!("rackstep {}", arguments.join(" ")))
+    }
+
+    pub fn rackstep_json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.rackstep(arguments)).unwrap()
+    }
+
+    pub fn status(&self) -> Result<Status, String> {
+        let text = self.ssh.text("rackstep status --json").map_err(|error| error.to_string())?;
+        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    }
+
+    pub fn next_boot(&self) -> String {
+        let status = self.status().unwrap();
+        let next = status.deployments.iter().find(|entry| entry.deployment.next_boot).unwrap();
+        next.deployment.id.commit.to_string()
+    }
+
+    /// Waits until `commit` is booted, all its containers run, and keystone answers.
+    pub fn wait_until_services_run(&self, commit: &str, bound: Duration) -> Observed {
+        let mut last = String::from("no answer yet");
+        let found = poll(bound, || -> Result<Option<Status>, std::convert::Infallible> {
+            let status = match self.status() {
+                Ok(status) => status,
+                Err(error) => {
+                    last = error;
+                    return Ok(None);
+                }
+            };
+            let booted = status.booted.is_some_and(|booted| booted.to_string() == commit);
+            let runs = !status.services.is_empty() && status.services.iter().all(|c| c.running.is_some());
+            last = format!("{status:?}");
+            Ok((booted && runs && self.keystone_answers()).then_some(status))
+        });
+        let Ok(found) = found;
+        let Some(status) = found else {
+            panic!("the services of {commit} do not run after {} s: {last}", bound.as_secs())
+        };
+        self.observe(status)
+    }
+
+    fn observe(&self, status: Status) -> Observed {
+        let is_booted = |commit| Some(commit) == status.booted;
+        let booted = status.deployments.iter().find(|entry| is_booted(entry.deployment.id.commit)).unwrap();
+        let keystone = status.services.iter().find(|container| container.pod == "keystone").unwrap();
+        let container = "docker ps -q -f label=io.kubernetes.pod.name=keystone -f label=io.kubernetes.container.name=keystone";
+        Observed {
+            commit: booted.deployment.id.commit.to_string(),
+            version: booted.deployment.version.clone().unwrap_or_default(),
+            kernel: status.kernel.clone(),
+            keystone_version: self
+                .text(&format!("docker exec $({container}) keystone-manage --version 2>/dev/null")),
+            keystone_image: keystone.running.map(|id| id.to_string()).unwrap_or_default(),
+            containers: status.services,
+        }
+    }
+
+    fn keystone_answers(&self) -> bool {
+        self.ssh.run("curl -sf http://127.0.0.1:5000/v3").is_ok_and(|output| output.status.success())
+    }
+
+    /// Asks keystone's API for a token with the administrator's password; it must be issued.
+    pub fn require_token(&self) {
+        let script = r#"password=$(cat /var/lib/rackstep/secrets/keystone-admin-password)
+curl -s -o /dev/null -D - -H 'Content-Type: application/json' http://127.0.0.1:5000/v3/auth/tokens -d '{"auth":{"identity":{"methods":["password"],"password":{"user":{"name":"admin","domain":{"id":"default"},"password":"'"$password"'"}}}}}'"#;
+        let answer = self.text(script);
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("x-subject-token: "), "{answer}");
+    }
+
+    fn text(&self, script: &str) -> String {
+        self.ssh.text(script).unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+}

@@ -1,0 +1,155 @@
+//! The story's book-keeping: what was composed, how long it took, what was seen.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rackstep::model::status::ContainerStatus;
+use serde_json::Value;
+
+/// One run of the story.
+pub struct Story {
+    work: tempfile::TempDir,
+    timings: Vec<(String, Duration)>,
+    /// Bytes that the upgrade pulled.
+    pub pulled: Option<u64>,
+}
+
+/// A composed release.
+#[derive(Debug, Clone)]
+pub struct Composed {
+    pub commit: String,
+    pub version: String,
+    /// What `compose --json` said.
+    pub answer: Value,
+}
+
+/// What was seen inside the machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    pub commit: String,
+    pub version: String,
+    pub kernel: String,
+    pub keystone_version: String,
+    pub keystone_image: String,
+    /// What runs against what is pinned.
+    pub containers: Vec<ContainerStatus>,
+}
+
+impl Story {
+    pub fn begin() -> Self {
+        let work = tempfile::Builder::new().prefix("rackstep-story-").tempdir_in("/var/tmp").unwrap();
+        Self { work, timings: Vec::new(), pulled: None }
+    }
+
+    pub fn work(&self) -> &Path {
+        self.work.path()
+    }
+
+    pub fn repo(&self) -> PathBuf {
+        self.work().join("repo")
+    }
+
+    pub fn key(&self) -> PathBuf {
+        self.work().join("release.key")
+    }
+
+    /// Runs `act` and remembers how long it took.
+    pub fn timed<R>(&mut self, name: &str, act: impl FnOnce() -> R) -> R {
+        eprintln!("--- {name}");
+        let began = Instant::now();
+        let result = act();
+        let took = began.elapsed();
+        eprintln!("--- {name}: {:.1} s", took.as_secs_f64());
+        self.timings.push((name.to_owned(), took));
+        result
+    }
+
+    /// Locks and composes one release into the story's repo.
+    pub fn compose(&mut self, name: &str, treefile: &str) -> Composed {
+        let lock = self.work().join(format!("{}.lock.yaml", name.replace(' ', "-")));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let treefile = root.join(treefile);
+        let repo = self.repo();
+        self.timed(&format!("lock {name}"), || {
+            run(rackstep().arg("lock").arg(&treefile).arg("--output").arg(&lock));
+        });
+        let answer = self.timed(&format!("compose {name}"), || {
+            run(rackstep()
+                .arg("compose")
+                .arg(&treefile)
+                .arg("--lock")
+                .arg(&lock)
+                .arg("--repo")
+                .arg(&repo)
+                .arg("--json"))
+        });
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("{key} in {answer}")).to_owned();
+        Composed { commit: text("commit"), version: text("version"), answer }
+    }
+
+    /// Prints what was composed, measured and seen.
+    pub fn print_table(&self, releases: &[&Composed], seen: &[(&str, &Observed)]) {
+        println!("\ncomposed");
+        for release in releases {
+            println!("  {} {}  {}", release.version, &release.commit[..10], summary(&release.answer));
+        }
+        println!("\ntime");
+        for (name, took) in &self.timings {
+            println!("  {name:<34} {:>7.1} s", took.as_secs_f64());
+        }
+        match self.pulled {
+            Some(bytes) => println!("\nbytes pulled by the upgrade  {bytes}"),
+            None => println!("\nbytes pulled by the upgrade  unknown"),
+        }
+        println!("\nseen inside the machine");
+        println!(
+            "  {:<20} {:<8} {:<12} {:<34} {:<10} keystone image Id",
+            "", "release", "commit", "kernel", "keystone"
+        );
+        for (name, seen) in seen {
+            println!(
+                "  {name:<20} {:<8} {:<12} {:<34} {:<10} {}",
+                seen.version,
+                &seen.commit[..10],
+                seen.kernel,
+                seen.keystone_version,
+                &seen.keystone_image[..19]
+            );
+        }
+    }
+}
+
+fn summary(answer: &Value) -> String {
+    ["packages", "images", "files", "bytes", "pack_bytes"]
+        .iter()
+        .filter(|key| !answer[**key].is_null())
+        .map(|key| format!("{key} {}", answer[*key]))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl Observed {
+    /// Everything that runs is of `release`, and nothing else.
+    pub fn require_exactly(&self, release: &Composed) {
+        assert_eq!(self.commit, release.commit);
+        assert_eq!(self.version, release.version);
+        assert!(!self.containers.is_empty(), "no services");
+        for container in &self.containers {
+            assert_eq!(container.running, Some(container.expected), "{container:?}");
+        }
+    }
+}
+
+/// The program under test.
+pub fn rackstep() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_rackstep"))
+}
+
+/// Runs a command that must succeed; gives its stdout. Its stderr goes to the test's.
+pub fn run(command: &mut Command) -> String {
+    let output = command.stderr(std::process::Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
