@@ -2,6 +2,7 @@
 
 pub mod progress;
 mod report;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,9 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Serve(serve::Arguments),
+}
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
 pub fn run() -> ExitCode {
@@ -26,8 +29,9 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    let outcome: Result<(), Failure> = match arguments.verb {};
-    #[allow(unreachable_code)]
+    let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Serve(arguments) => serve::run(arguments),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

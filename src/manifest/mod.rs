@@ -1,1 +1,9 @@
-//! (written by its first module)
+//! What people write: treefiles, service definitions, rack files, and the lock that compose makes of them.
+//!
+//! 1. a *fragment* is one file as written; 2. fragments are *merged* (lists append, scalars override);
+//! 3. the result is *validated*. Everything parses from `&str`; an error names file, line and thing.
+
+pub mod place;
+pub mod rack;
+
+pub use place::{InputError, Place, SourceText};

@@ -1,3 +1,4 @@
 //! Pure planners: what was observed goes in, what will be done and why comes out. No I/O, no clock.
 
+pub mod imaging;
 pub mod upgrade;
