@@ -1,4 +1,4 @@
-//! dnsmasq's configuration: DHCP, TFTP for the boot program, and a router advertisement.
+//! dnsmasq's configuration: DHCP, and TFTP for the boot program.
 //!
 //! 1. BIOS and UEFI network ROMs get iPXE by TFTP, UEFI HTTP boot gets it by HTTP;
 //! 2. iPXE itself gets its machine's script;
@@ -83,10 +83,6 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
         format!("dhcp-boot=tag:ipxe,{server}{SCRIPT_QUERY}"),
         "# Option 175.176: iPXE need not wait for a proxy's offer.".to_owned(),
         "dhcp-option-force=tag:ipxe,encap:175,176,1b".to_owned(),
-        "# A router advertisement that offers nothing: without any, iPXE waits 16 s for one.".to_owned(),
-        "enable-ra".to_owned(),
-        format!("dhcp-range=::,constructor:{},ra-only", network.interface),
-        format!("ra-param={},10,0", network.interface),
     ]);
     lines.join("\n") + "\n"
 }

@@ -233,3 +233,189 @@ fn render_plan(situation: &Situation<'_>, disk: &Disk, order: &Order) -> Imaging
         rack_server: network.server_url(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::imaging::{BootedReport, MachineEvent};
+    use crate::model::machine::MachineState;
+
+    const MAC: &str = "52:54:00:00:00:01";
+
+    fn commit(digit: &str) -> Commit {
+        digit.repeat(64).parse().unwrap()
+    }
+
+    fn disk(name: &str, change: impl FnOnce(&mut Disk)) -> Disk {
+        let mut disk = Disk {
+            name: name.to_owned(),
+            size: 20 << 30,
+            sector: 512,
+            model: Some("QEMU".to_owned()),
+            serial: Some(format!("serial-{name}")),
+            wwn: None,
+            by_path: vec![format!("pci-{name}")],
+            rotational: false,
+            removable: false,
+            transport: Some("virtio".to_owned()),
+            contents: Vec::new(),
+        };
+        change(&mut disk);
+        disk
+    }
+
+    fn plain(name: &str) -> Disk {
+        disk(name, |_| {})
+    }
+
+    fn inventory(disks: Vec<Disk>) -> Inventory {
+        Inventory { uuid: None, serial: None, uefi: true, memory: 1 << 30, cpus: 2, disks }
+    }
+
+    fn rack(rule: &str, reimage: u32) -> Rack {
+        serde_yaml_ng::from_str(&format!(
+            "name: r\nnetwork: {{interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199]}}\n\
+             profiles: {{p: {{ref: a/b, kernel_arguments: [quiet]}}}}\n\
+             hosts: [{{name: one, mac: '{MAC}', profile: p, address: 10.77.0.11/24, disk: {{{rule}}}, reimage: {reimage}}}]"
+        ))
+        .unwrap()
+    }
+
+    fn plan(rack: &Rack, record: Option<&MachineRecord>, disks: Vec<Disk>) -> (ImagingAnswer, Option<Order>) {
+        let host = &rack.hosts[0];
+        let (profile, mac) = (&rack.profiles["p"], MAC.parse().unwrap());
+        plan_imaging(&Situation { rack, host, profile, mac, commit: commit("a"), record }, &inventory(disks))
+    }
+
+    fn reasons(answer: ImagingAnswer) -> String {
+        match answer {
+            ImagingAnswer::Refuse { reasons } => reasons.join("; "),
+            ImagingAnswer::Image(plan) => panic!("planned: {plan:?}"),
+        }
+    }
+
+    #[test]
+    fn one_matching_disk_is_planned() {
+        let old = disk("vdb", |disk| disk.contents = vec!["gpt".to_owned()]);
+        let table = [
+            ("serial: serial-vda", vec![plain("vda"), plain("vdb")], "vda"),
+            ("path: pci-vdb", vec![plain("vda"), plain("vdb")], "vdb"),
+            ("min_size: 30000000000", vec![plain("vda"), disk("vdb", |disk| disk.size = 40 << 30)], "vdb"),
+            ("", vec![plain("vda"), disk("sda", |disk| disk.removable = true)], "vda"),
+            ("serial: serial-vdb, wipe: true", vec![old], "vdb"),
+        ];
+        for (rule, disks, expected) in table {
+            let (answer, order) = plan(&rack(rule, 0), None, disks);
+            let ImagingAnswer::Image(plan) = answer else { panic!("{rule}: {answer:?}") };
+            let order = order.unwrap();
+            assert_eq!((plan.disk.name.as_str(), plan.order.as_str()), (expected, "one.0.1"), "{rule}");
+            assert_eq!(plan.wiped, plan.disk.contents, "{rule}");
+            assert_eq!(
+                (order.disk, order.commit),
+                (format!("serial serial-{expected}"), commit("a")),
+                "{rule}"
+            );
+            assert_eq!(plan.repo, "http://10.77.0.1:8080/repo");
+        }
+    }
+
+    #[test]
+    fn anything_doubtful_is_refused_with_its_reason() {
+        let changed = |change: fn(&mut Disk)| vec![disk("vda", change)];
+        let nameless = |disk: &mut Disk| {
+            disk.serial = None;
+            disk.by_path.clear();
+        };
+        let table: Vec<(&str, Vec<Disk>, &str)> = vec![
+            (
+                "serial: other",
+                vec![plain("vda")],
+                "no disk matches the rule (serial other); there is disk vda (serial serial-vda, 20.0 GiB)",
+            ),
+            ("", vec![], "no disk matches the rule (any disk)"),
+            ("", vec![plain("vda"), plain("vdb")], "2 disks match the rule (any disk)"),
+            (
+                "",
+                changed(|disk| disk.contents = vec!["gpt".into(), "ext4".into()]),
+                "holds data (gpt, ext4) and the rule of one does not say wipe: true",
+            ),
+            ("serial: serial-vda, wipe: true", changed(|disk| disk.removable = true), "is removable"),
+            ("wipe: true", changed(|disk| disk.transport = Some("iscsi".into())), "is reached by iscsi"),
+            ("wipe: true", changed(|disk| disk.size = 1 << 30), "is too small: 8 GiB are needed"),
+            ("", changed(nameless), "neither serial, WWN nor path"),
+            (
+                "wipe: true",
+                changed(|disk| disk.contents = vec!["xfs rackstep-root".into()]),
+                "holds an installed host (xfs rackstep-root) that this server has no record of",
+            ),
+        ];
+        for (rule, disks, expected) in table {
+            let (answer, order) = plan(&rack(rule, 0), None, disks);
+            let got = reasons(answer);
+            assert!(got.contains(expected), "{rule}: {got}");
+            assert!(order.is_none());
+        }
+    }
+
+    /// A record after the events of one run of the installer.
+    fn record_after(order: Option<Order>, steps: &[&str]) -> MachineRecord {
+        let mut record = MachineRecord::new(MAC.parse().unwrap(), 1);
+        let id = order.as_ref().map(|order| order.id.clone());
+        record.order = order;
+        for step in steps {
+            let (order, step) = (id.clone(), (*step).to_owned());
+            record.apply_event(MachineEvent { order, step, message: "m".into(), progress: None }, 2);
+        }
+        record
+    }
+
+    #[test]
+    fn an_order_is_used_once_whatever_reboots() {
+        let rack0 = rack("wipe: true", 0);
+        let order = plan(&rack0, None, vec![plain("vda")]).1;
+        let host = &rack0.hosts[0];
+
+        let interrupted = record_after(order.clone(), &["partition", "pull"]);
+        assert_eq!(plan_boot(Some(host), Some(&interrupted)), BootAnswer::Installer);
+        let half = || disk("vda", |disk| disk.contents = vec!["xfs rackstep-root".into()]);
+        let again = plan(&rack("", 0), Some(&interrupted), vec![half()]).1.unwrap();
+        assert_eq!((again.id.as_str(), again.attempt), ("one.0.2", 2), "what an attempt left behind is ours");
+        let elsewhere =
+            plan(&rack("serial: serial-vdb", 0), Some(&interrupted), vec![plain("vda"), plain("vdb")]);
+        assert!(
+            reasons(elsewhere.0)
+                .contains("bound to the disk with serial serial-vda, the rule now matches disk vdb")
+        );
+
+        let failed = record_after(order.clone(), &["failed"]);
+        assert_eq!(failed.state(Some(0)), MachineState::Failed);
+        assert_eq!(plan_boot(Some(host), Some(&failed)), BootAnswer::Installer);
+
+        let mut done = record_after(order, &["done"]);
+        assert_eq!(plan_boot(Some(host), Some(&done)), BootAnswer::DiskImaged);
+        assert!(
+            reasons(plan(&rack0, Some(&done), vec![half()]).0)
+                .contains("order one.0.1 was used; raise reimage of one to 1")
+        );
+        let late = MachineEvent {
+            order: Some("one.0.1".into()),
+            step: "failed".into(),
+            message: String::new(),
+            progress: None,
+        };
+        done.apply_event(late, 3);
+        assert_eq!(plan_boot(Some(host), Some(&done)), BootAnswer::DiskImaged, "what is done stays done");
+
+        done.apply_booted(BootedReport { commit: commit("a"), images: vec![], ready: false }, Some(0));
+        assert_eq!(plan_boot(Some(host), Some(&done)), BootAnswer::DiskInstalled);
+
+        // Raised: imaged again, once; the old system calling home in between does not count.
+        let rack1 = rack("wipe: true", 1);
+        assert_eq!(plan_boot(Some(&rack1.hosts[0]), Some(&done)), BootAnswer::Installer);
+        done.apply_booted(BootedReport { commit: commit("a"), images: vec![], ready: true }, Some(1));
+        assert_eq!(plan_boot(Some(&rack1.hosts[0]), Some(&done)), BootAnswer::Installer);
+        let next = plan(&rack1, Some(&done), vec![half()]).1.unwrap();
+        assert_eq!(next.id, "one.1.1");
+        assert_eq!(plan_boot(None, Some(&done)), BootAnswer::LeaveUnknown);
+    }
+}

@@ -7,6 +7,7 @@
 //!
 //! It never images a machine that the rack file does not name, and never decides here: see [`crate::plan::imaging`].
 
+mod advertise;
 mod boot_files;
 mod dhcp;
 mod http;
@@ -156,6 +157,13 @@ pub async fn serve(
         &format!("{} (repo {})", server.rack.network.server_url(), options.repo.display()),
     );
 
+    let advertised = server.rack.network.interface.clone();
+    let advertiser = tokio::spawn(async move {
+        // Without IPv6 here machines boot all the same, 16 s later.
+        if let Err(error) = advertise::answer_solicitations(&advertised).await {
+            tracing::warn!(%error, interface = advertised, "no router advertisements");
+        }
+    });
     let dhcp_server = server.clone();
     let mut dhcp = tokio::spawn(async move {
         if dhcp_server.options.dhcp {
@@ -177,6 +185,7 @@ pub async fn serve(
         ran = &mut dhcp => return ran.unwrap_or_else(|join| Err(ended("watching dnsmasq")(io::Error::other(join)))),
     };
     let _ = stop.send(true);
+    advertiser.abort();
     let _ = tokio::time::timeout(FAREWELL, &mut web).await;
     match dhcp.await {
         Ok(Ok(())) => outcome,
