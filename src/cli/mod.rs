@@ -5,6 +5,7 @@ mod install;
 mod lock;
 pub mod progress;
 mod report;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
+    Serve(serve::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -37,6 +39,7 @@ pub fn run() -> ExitCode {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
+        Verb::Serve(arguments) => serve::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
