@@ -1,5 +1,6 @@
 //! The command line: one file per verb, and the only place that prints.
 
+mod boot;
 mod compose;
 mod host;
 mod install;
@@ -27,6 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Boot(boot::Arguments),
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
@@ -43,6 +45,7 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Boot(arguments) => boot::run(&arguments),
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
