@@ -73,7 +73,12 @@ pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteErr
 }
 
 /// Commits the tree at `root`.
-pub fn write(path: &Path, root: &Path, new: &NewCommit<'_>, progress: &dyn Progress) -> Result<Commit, WriteError> {
+pub fn write(
+    path: &Path,
+    root: &Path,
+    new: &NewCommit<'_>,
+    progress: &dyn Progress,
+) -> Result<Commit, WriteError> {
     // Read first: a key that cannot be read must not leave an unsigned release.
     let key = new.sign_key.map(SecretKey::load).transpose()?;
     let repo = Repo::create(path, Mode::Archive)?;
