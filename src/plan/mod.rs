@@ -2,4 +2,5 @@
 
 pub mod boot;
 pub mod compose;
+pub mod imaging;
 pub mod upgrade;
