@@ -19,3 +19,4 @@ pub mod secrets;
 pub mod status;
 pub mod tree;
 pub mod upgrade;
+pub mod verify;
