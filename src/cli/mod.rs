@@ -1,9 +1,10 @@
 //! The command line: one file per verb, and the only place that prints.
 
 mod compose;
-mod lock;
 mod install;
+mod lock;
 pub mod progress;
+mod release;
 mod report;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
+    Release(release::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -37,6 +39,7 @@ pub fn run() -> ExitCode {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
+        Verb::Release(arguments) => release::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,9 @@
 //! Runs plans against engines.
 
+pub mod compose;
+pub mod install;
+pub mod lock;
 pub mod pack;
 pub mod pull;
-pub mod compose;
-pub mod lock;
-pub mod install;
 pub mod revision;
 pub mod tree;
