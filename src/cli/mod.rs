@@ -6,6 +6,7 @@ mod lock;
 pub mod progress;
 mod release;
 mod report;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ enum Verb {
     Compose(compose::Arguments),
     Install(install::Arguments),
     Release(release::Arguments),
+    Serve(serve::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -40,6 +42,7 @@ pub fn run() -> ExitCode {
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
         Verb::Release(arguments) => release::run(arguments),
+        Verb::Serve(arguments) => serve::run(arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
