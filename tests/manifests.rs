@@ -17,7 +17,8 @@ fn manifests() -> PathBuf {
 }
 
 fn yaml(path: &Path) -> Value {
-    serde_yaml_ng::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    serde_yaml_ng::from_str(&fs::read_to_string(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Every `${kind:name}` of a service's configuration.
@@ -39,12 +40,17 @@ fn every_service_loads_and_agrees_with_itself() {
         let service = Service::load(&dir).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(service.name, name);
         let file = yaml(&dir.join("service.yaml"));
-        let declared = |field: &str| file[field].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let declared =
+            |field: &str| file[field].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
 
         let config = service.config.unwrap();
         assert_eq!(references(&config, "secret"), declared("secrets"), "{name}: secrets");
-        assert!(references(&config, "host").iter().all(|key| key == "name" || key == "address"), "{name}: host");
-        let start: Value = serde_json::from_str(&fs::read_to_string(config.join("config.json")).unwrap()).unwrap();
+        assert!(
+            references(&config, "host").iter().all(|key| key == "name" || key == "address"),
+            "{name}: host"
+        );
+        let start: Value =
+            serde_json::from_str(&fs::read_to_string(config.join("config.json")).unwrap()).unwrap();
         for source in start["config_files"].as_array().unwrap() {
             assert!(config.join(source["source"].as_str().unwrap()).is_file(), "{name}: {source}");
         }
@@ -170,7 +176,11 @@ fn start_says_what_is_wrong() {
         ("{}", "", "KOLLA_CONFIG_STRATEGY is \"\", expected COPY_ALWAYS or COPY_ONCE"),
         ("{}", "COPY_ALWAYS", "no command, and the container has no arguments"),
         ("{", "COPY_ALWAYS", "not valid JSON"),
-        (r#"{"command": "true", "user": "nobody-at-all"}"#, "COPY_ALWAYS", "user nobody-at-all does not exist in this image"),
+        (
+            r#"{"command": "true", "user": "nobody-at-all"}"#,
+            "COPY_ALWAYS",
+            "user nobody-at-all does not exist in this image",
+        ),
         (
             r#"{"command": "true", "config_files": [{"source": "DIR/none", "dest": "/nowhere", "owner": "root", "perm": "0600"}]}"#,
             "COPY_ALWAYS",

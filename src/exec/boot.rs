@@ -269,14 +269,14 @@ fn ensure_volumes(release: &Release, places: &Places) -> Result<usize, BootError
 fn parse_volume(volume: &Volume) -> Result<(u32, Option<(u32, u32)>), String> {
     let mode = match &volume.mode {
         None => 0o755,
-        Some(text) => {
-            u32::from_str_radix(text, 8).map_err(|error| format!("mode {text:?}: {error}"))?
-        }
+        Some(text) => u32::from_str_radix(text, 8).map_err(|error| format!("mode {text:?}: {error}"))?,
     };
     let owner = match &volume.owner {
         None => None,
         Some(text) => {
-            let pair = text.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+            let pair = text
+                .split_once(':')
+                .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
             Some(pair.ok_or_else(|| format!("owner {text:?} is not \"uid:gid\" in numbers"))?)
         }
     };

@@ -33,12 +33,7 @@ pub enum Durability {
 }
 
 /// Replaces `path` by a file of `bytes`: a dotfile beside it (kubelet skips those) and a rename. False: it was so already.
-pub fn write_atomic(
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-    durability: Durability,
-) -> Result<bool, FileError> {
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> Result<bool, FileError> {
     let same = fs::read(path).is_ok_and(|there| there == bytes)
         && fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o7777 == mode);
     if same {

@@ -87,9 +87,10 @@ mod tests {
         }
         assert_eq!(read_journal(&path).unwrap(), journal);
         assert_eq!(journal.records.len(), 2);
-        for (text, problem) in
-            [("{", "reading the journal of phases"), (r#"{"format": 9, "records": []}"#, "of format 9, expected 1")]
-        {
+        for (text, problem) in [
+            ("{", "reading the journal of phases"),
+            (r#"{"format": 9, "records": []}"#, "of format 9, expected 1"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = read_journal(&path).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");

@@ -16,4 +16,6 @@ pub mod pull;
 pub mod readiness;
 pub mod revision;
 pub mod secrets;
+pub mod status;
 pub mod tree;
+pub mod upgrade;

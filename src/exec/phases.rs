@@ -15,8 +15,8 @@ use crate::plan::boot::{BootPlan, Decision, PlannedPhase, needed_pods};
 
 use super::boot::{BootError, Release};
 use super::journal::{JournalError, append, read_journal};
-use super::pods::PodError;
 use super::places::Places;
+use super::pods::PodError;
 use super::readiness::{ReadinessError, wait_ready};
 
 /// How long a pod may take to become ready: minutes on an emulated processor.
@@ -133,7 +133,10 @@ fn run_phase(
             .map_err(|source| PhaseError::Needs { phase: id(), source })?;
     }
     let commit = release.pins.commit();
-    let no_pod = || PodError::Unfit { path: planned.phase.pod.clone().into(), problem: "there is no such pod".to_owned() };
+    let no_pod = || PodError::Unfit {
+        path: planned.phase.pod.clone().into(),
+        problem: "there is no such pod".to_owned(),
+    };
     let run = release
         .pods
         .get(&planned.phase.pod)
@@ -146,14 +149,9 @@ fn run_phase(
     if outcome.code != 0 {
         return Err(PhaseError::Failed { phase: id(), code: outcome.code, log: outcome.log });
     }
-    let record = PhaseRecord {
-        phase: id(),
-        image: planned.image,
-        release: commit,
-        created: release.info.created,
-    };
+    let record =
+        PhaseRecord { phase: id(), image: planned.image, release: commit, created: release.info.created };
     let path = places.journal();
-    let mut journal =
-        read_journal(&path).map_err(|source| PhaseError::Journal { phase: id(), source })?;
+    let mut journal = read_journal(&path).map_err(|source| PhaseError::Journal { phase: id(), source })?;
     append(&path, &mut journal, record).map_err(|source| PhaseError::Journal { phase: id(), source })
 }

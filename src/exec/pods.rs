@@ -170,7 +170,10 @@ impl PodFile {
         for variable in container.env.iter().flatten() {
             let value = match (&variable.value, &variable.value_from) {
                 (_, Some(_)) => {
-                    return Err(unfit(format!("phases cannot take {} from elsewhere (valueFrom)", variable.name)));
+                    return Err(unfit(format!(
+                        "phases cannot take {} from elsewhere (valueFrom)",
+                        variable.name
+                    )));
                 }
                 (value, None) => value.clone().unwrap_or_default(),
             };
@@ -222,10 +225,7 @@ fn pin_of(image: &str, pins: &PinSet) -> Option<(String, Digest)> {
         let id: Digest = image.parse().ok()?;
         pins.images.iter().find(|(_, pinned)| pinned.config == id)
     };
-    pins.images
-        .get_key_value(image)
-        .or_else(by_id)
-        .map(|(name, pinned)| (name.clone(), pinned.config))
+    pins.images.get_key_value(image).or_else(by_id).map(|(name, pinned)| (name.clone(), pinned.config))
 }
 
 /// Writes the pod for kubelet; false: it was there, the same.
@@ -307,7 +307,11 @@ spec:
         assert_eq!(value["spec"]["initContainers"][0]["image"], Digest::of(b"tools").to_string());
         assert_eq!(value["spec"]["someNewField"]["kept"], "0644");
         std::fs::write(config.join("keystone.conf"), "b").unwrap();
-        assert_ne!(pod.render(&pins(), &places).unwrap(), rendered, "the configuration is in the pod's bytes");
+        assert_ne!(
+            pod.render(&pins(), &places).unwrap(),
+            rendered,
+            "the configuration is in the pod's bytes"
+        );
         // Rendered once more, from what was rendered.
         let again = parse_pod(&rendered, Path::new("keystone.json")).unwrap();
         assert_eq!(again.render(&pins(), &places).unwrap(), pod.render(&pins(), &places).unwrap());
@@ -325,7 +329,10 @@ spec:
         }
         let pod = parse_pod(&POD.replace("image: tools", "image: other"), Path::new("k.yaml")).unwrap();
         let error = pod.render(&pins(), &Places::below(Path::new("/nowhere"))).unwrap_err();
-        assert_eq!(error.to_string(), "pod keystone: container first runs other, which is not in the pin set");
+        assert_eq!(
+            error.to_string(),
+            "pod keystone: container first runs other, which is not in the pin set"
+        );
     }
 
     #[test]
@@ -342,7 +349,8 @@ spec:
             needs: Vec::new(),
         };
         let release = "1".repeat(64).parse().unwrap();
-        let run = pod.render_phase(&phase, Digest::of(b"x"), release, &Places::below(Path::new("/r"))).unwrap();
+        let run =
+            pod.render_phase(&phase, Digest::of(b"x"), release, &Places::below(Path::new("/r"))).unwrap();
         assert_eq!(run.environment["A"], "phase");
         assert_eq!(run.environment["KOLLA_CONFIG_STRATEGY"], "COPY_ALWAYS");
         let bind = |host: &str, container: &str, read_only| Bind {

@@ -104,7 +104,11 @@ pub fn wait_ready(
 ) -> Result<(), ReadinessError> {
     let began = Instant::now();
     let Some(pod) = pods.get(name) else {
-        return Err(ReadinessError::TooLong { pod: name.to_owned(), seconds: 0, why: "there is no such pod".to_owned() });
+        return Err(ReadinessError::TooLong {
+            pod: name.to_owned(),
+            seconds: 0,
+            why: "there is no such pod".to_owned(),
+        });
     };
     loop {
         let why = match why_not_ready(docker, pods, pod, pins)? {

@@ -55,7 +55,10 @@ pub fn ensure_secrets(directory: &Path, set: &SecretSet) -> Result<(Secrets, usi
         let value = value.trim_end_matches('\n');
         if value.is_empty() {
             // An empty password would be worse than none at all.
-            return Err(naming("reading secret", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is empty")));
+            return Err(naming("reading secret", &path)(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is empty",
+            )));
         }
         secrets.0.insert(name.clone(), value.to_owned());
     }

@@ -188,9 +188,9 @@ fn order<'a>(phases: &'a PhaseSet, pods: &BTreeSet<String>) -> Result<Vec<&'a Ph
     let mut left: Vec<&Phase> = phases.phases.iter().collect();
     while !left.is_empty() {
         let placed: BTreeSet<&str> = ordered.iter().map(|phase| phase.id.as_str()).collect();
-        let next = left.iter().position(|phase| {
-            needs.get(phase.id.as_str()).is_none_or(|before| before.is_subset(&placed))
-        });
+        let next = left
+            .iter()
+            .position(|phase| needs.get(phase.id.as_str()).is_none_or(|before| before.is_subset(&placed)));
         match next {
             Some(next) => ordered.push(left.remove(next)),
             None => return Err(BootPlanError::Circle(left.iter().map(|phase| phase.id.clone()).collect())),
@@ -352,15 +352,24 @@ mod tests {
             result.unwrap_err().to_string()
         };
         for (change, text) in [
-            (&(|set: &mut PhaseSet| set.phases[0].needs = vec!["pod/nova".to_owned()]) as &dyn Fn(&mut PhaseSet),
-                "phase ks-database needs pod/nova, which this release does not have"),
-            (&|set| set.phases[5].needs = vec!["phase/ks-admin".to_owned()],
-                "phases ks-database, ks-expand, ks-migrate, ks-admin, ks-contract, db-init wait for one another"),
-            (&|set| set.phases[0].image = "nova".to_owned(),
-                "phase ks-database runs from image nova, which is not in the pin set"),
+            (
+                &(|set: &mut PhaseSet| set.phases[0].needs = vec!["pod/nova".to_owned()])
+                    as &dyn Fn(&mut PhaseSet),
+                "phase ks-database needs pod/nova, which this release does not have",
+            ),
+            (
+                &|set| set.phases[5].needs = vec!["phase/ks-admin".to_owned()],
+                "phases ks-database, ks-expand, ks-migrate, ks-admin, ks-contract, db-init wait for one another",
+            ),
+            (
+                &|set| set.phases[0].image = "nova".to_owned(),
+                "phase ks-database runs from image nova, which is not in the pin set",
+            ),
             (&|set| set.phases[1].id = "ks-database".to_owned(), "phase ks-database is there twice"),
-            (&|set| set.phases[1].pod = "nova".to_owned(),
-                "phase ks-expand needs nova, which this release does not have"),
+            (
+                &|set| set.phases[1].pod = "nova".to_owned(),
+                "phase ks-expand needs nova, which this release does not have",
+            ),
         ] {
             assert_eq!(error(change), text);
         }

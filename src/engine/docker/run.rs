@@ -132,9 +132,7 @@ impl Docker {
         match ended {
             Err(_) => Ok(None),
             Ok(Ok(answer)) => Ok(answer.exit_code),
-            Ok(Err(source)) => {
-                Err(DockerError::Call { operation: operation(), source: Box::new(source) })
-            }
+            Ok(Err(source)) => Err(DockerError::Call { operation: operation(), source: Box::new(source) }),
         }
     }
 
