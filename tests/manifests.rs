@@ -17,7 +17,8 @@ fn manifests() -> PathBuf {
 }
 
 fn yaml(path: &Path) -> Value {
-    serde_yaml_ng::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    serde_yaml_ng::from_str(&fs::read_to_string(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Every `${kind:name}` of a service's configuration.
@@ -39,12 +40,17 @@ fn every_service_loads_and_agrees_with_itself() {
         let service = Service::load(&dir).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(service.name, name);
         let file = yaml(&dir.join("service.yaml"));
-        let declared = |field: &str| file[field].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let declared =
+            |field: &str| file[field].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
 
         let config = service.config.unwrap();
         assert_eq!(references(&config, "secret"), declared("secrets"), "{name}: secrets");
-        assert!(references(&config, "host").iter().all(|key| key == "name" || key == "address"), "{name}: host");
-        let start: Value = serde_json::from_str(&fs::read_to_string(config.join("config.json")).unwrap()).unwrap();
+        assert!(
+            references(&config, "host").iter().all(|key| key == "name" || key == "address"),
+            "{name}: host"
+        );
+        let start: Value =
+            serde_json::from_str(&fs::read_to_string(config.join("config.json")).unwrap()).unwrap();
         for source in start["config_files"].as_array().unwrap() {
             assert!(config.join(source["source"].as_str().unwrap()).is_file(), "{name}: {source}");
         }
@@ -143,16 +149,16 @@ fn start_copies_with_owner_and_mode_then_runs_as_the_user() {
     fs::create_dir(dir.path().join("volume")).unwrap();
     let config = r#"{
         "command": ["sh", "-c", "id -un; cat DIR/etc/conf; echo \"$HOME\""],
-        "user": "nobody",
+        "user": "daemon",
         "config_files": [
-            {"source": "DIR/it's $(here)", "dest": "DIR/etc/conf", "owner": "nobody:nogroup", "perm": "0400"},
+            {"source": "DIR/it's $(here)", "dest": "DIR/etc/conf", "owner": "daemon:daemon", "perm": "0400"},
             {"source": "DIR/none", "dest": "DIR/etc/none", "owner": "root", "perm": "0600", "optional": true}
         ],
-        "permissions": [{"path": "DIR/volume", "owner": "nobody:nogroup", "perm": "0700", "recurse": true}]
+        "permissions": [{"path": "DIR/volume", "owner": "daemon:daemon", "perm": "0700", "recurse": true}]
     }"#;
     let output = start(config, dir.path(), "COPY_ALWAYS", &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nobody\np=$(false)\n/nonexistent\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "daemon\np=$(false)\n/usr/sbin\n");
     let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().mode() & 0o7777;
     assert_eq!((mode("etc/conf"), mode("volume")), (0o400, 0o700));
     assert_ne!(fs::metadata(dir.path().join("volume")).unwrap().uid(), 0);
@@ -160,7 +166,7 @@ fn start_copies_with_owner_and_mode_then_runs_as_the_user() {
 
     // A container's own arguments (a phase) take the command's place; once more over existing files.
     let output = start(config, dir.path(), "COPY_ALWAYS", &["id", "-un"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nobody\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "daemon\n");
 }
 
 #[test]
@@ -170,7 +176,11 @@ fn start_says_what_is_wrong() {
         ("{}", "", "KOLLA_CONFIG_STRATEGY is \"\", expected COPY_ALWAYS or COPY_ONCE"),
         ("{}", "COPY_ALWAYS", "no command, and the container has no arguments"),
         ("{", "COPY_ALWAYS", "not valid JSON"),
-        (r#"{"command": "true", "user": "nobody-at-all"}"#, "COPY_ALWAYS", "user nobody-at-all does not exist in this image"),
+        (
+            r#"{"command": "true", "user": "nobody-at-all"}"#,
+            "COPY_ALWAYS",
+            "user nobody-at-all does not exist in this image",
+        ),
         (
             r#"{"command": "true", "config_files": [{"source": "DIR/none", "dest": "/nowhere", "owner": "root", "perm": "0600"}]}"#,
             "COPY_ALWAYS",
