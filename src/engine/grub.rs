@@ -12,7 +12,7 @@
 //! It writes no firmware variables: the removable path needs none, and a wrong boot order is worse than none.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -218,6 +218,8 @@ impl<'a> Grub<'a> {
     }
 
     /// Links an image; grub-mkimage prints it, so nothing is written into the deployment.
+    ///
+    /// It prints to a file because it syncs what it has printed, which fails on a pipe.
     fn link(&self, platform: &str, modules: &[&str]) -> Result<Vec<u8>, GrubError> {
         let mut mkimage = Command::new("chroot");
         mkimage
@@ -226,9 +228,14 @@ impl<'a> Grub<'a> {
             .args(["--prefix", &format!("(,gpt{BOOT_NUMBER})/grub")])
             .args(MODULES)
             .args(modules);
-        command::run(&mut mkimage)
-            .map(|output| output.stdout)
-            .map_err(|source| GrubError::Command { doing: "linking GRUB", source })
+        let failed =
+            |source| GrubError::Io { doing: "keeping GRUB's image of", path: self.root.to_owned(), source };
+        let mut printed = tempfile::tempfile().map_err(failed)?;
+        command::run(mkimage.stdout(printed.try_clone().map_err(failed)?))
+            .map_err(|source| GrubError::Command { doing: "linking GRUB", source })?;
+        let mut image = Vec::new();
+        printed.rewind().and_then(|()| printed.read_to_end(&mut image)).map_err(failed)?;
+        Ok(image)
     }
 }
 
