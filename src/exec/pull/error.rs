@@ -103,6 +103,11 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// Whether a check said no, as against something that did not work.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Signature(_))
+    }
+
     /// Whether there was no room left.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::Repo(RepoError::DiskFull { .. }))

@@ -49,6 +49,16 @@ pub enum By {
     Objects,
 }
 
+impl std::fmt::Display for By {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing: all of it was here",
+            Self::Pack => "pack",
+            Self::Objects => "objects",
+        })
+    }
+}
+
 /// What a pull took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullReport {

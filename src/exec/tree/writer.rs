@@ -67,7 +67,9 @@ pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteErr
     let Ok(text) = run_text(ostree(repo).args(["rev-parse", follows.as_str()])) else { return Ok(None) };
     let commit: Commit = text.trim().parse()?;
     // Printed as a GVariant: 'text'.
-    let inputs = run_text(ostree(repo).arg("show").arg(format!("--print-metadata-key={INPUTS_KEY}")).arg(commit.hex()));
+    let inputs = run_text(
+        ostree(repo).arg("show").arg(format!("--print-metadata-key={INPUTS_KEY}")).arg(commit.hex()),
+    );
     let inputs = inputs.ok().map(|text| text.trim().trim_matches('\'').to_owned());
     Ok(Some(Head { commit, inputs }))
 }
@@ -75,7 +77,8 @@ pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteErr
 /// Commits the tree at `root`.
 pub fn write(repo: &Path, root: &Path, new: &NewCommit<'_>) -> Result<Commit, WriteError> {
     if !repo.join("config").is_file() {
-        std::fs::create_dir_all(repo).map_err(|source| WriteError::Create { path: repo.to_owned(), source })?;
+        std::fs::create_dir_all(repo)
+            .map_err(|source| WriteError::Create { path: repo.to_owned(), source })?;
         run(ostree(repo).args(["init", "--mode=archive"]))?;
     }
     let mut command = ostree(repo);
@@ -86,7 +89,9 @@ pub fn write(repo: &Path, root: &Path, new: &NewCommit<'_>) -> Result<Commit, Wr
     command.arg(format!("--add-metadata-string=rackstep.release={}", new.name));
     command.arg(format!("--add-metadata-string={INPUTS_KEY}={}", new.inputs.hex()));
     if let Some(kernel) = new.kernel {
-        command.arg("--add-metadata=ostree.bootable=true").arg(format!("--add-metadata-string=ostree.linux={kernel}"));
+        command
+            .arg("--add-metadata=ostree.bootable=true")
+            .arg(format!("--add-metadata-string=ostree.linux={kernel}"));
     }
     let commit: Commit = run_text(&mut command)?.trim().parse()?;
     for name in [format!("releases/{}/{}", new.name, new.version), new.follows.to_string()] {

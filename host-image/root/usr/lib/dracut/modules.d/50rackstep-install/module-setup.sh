@@ -25,7 +25,7 @@ installkernel() {
 }
 
 install() {
-    inst_multiple rackstep ip sfdisk wipefs blockdev blkid lsblk findmnt mkfs.xfs mkfs.ext4 mkfs.fat \
+    inst_multiple rackstep ip sfdisk wipefs losetup blockdev blkid lsblk findmnt mkfs.xfs mkfs.ext4 mkfs.fat \
         mount umount chroot sync reboot poweroff sleep uname tr sort cat cut grep mv ln ls mkdir rm dmesg
     inst_multiple -o partx udevadm xfs_info tune2fs ps
     inst_simple /etc/mke2fs.conf
