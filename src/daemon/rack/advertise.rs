@@ -25,7 +25,7 @@ const HOPS: u8 = 255;
 /// Answers solicitations on one interface, until dropped or the socket fails.
 pub(super) async fn answer_solicitations(interface: &str) -> io::Result<()> {
     let (socket, index) = open(interface)?;
-    let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+    let socket = AsyncFd::register_with_interest(socket, Interest::READABLE)?;
     loop {
         let mut ready = socket.readable().await?;
         let mut packet = [0_u8; 256];
