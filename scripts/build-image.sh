@@ -70,7 +70,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/rackstep-image.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 
 # --- the recipe ------------------------------------------------------------
-"$PYTHON" -c 'import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)' \
+"$PYTHON" -c 'import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)' \
     "$recipe" > "$work/recipe.json" || die "recipe $recipe: not valid YAML"
 field() { jq -r "$1" "$work/recipe.json"; }
 
@@ -116,7 +116,7 @@ apt_opts=(
     -o "Dir::Etc::sourcelist=$lists/sources.list" -o "Dir::Etc::sourceparts=/dev/null"
     -o "Dir::Etc::preferences=/dev/null" -o "Dir::Etc::preferencesparts=/dev/null"
     -o "APT::Architecture=amd64" -o "APT::Architectures=amd64" -o "APT::Install-Recommends=false"
-    -o "Acquire::Languages=none" -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
+    -o "APT::Sandbox::User=root" -o "Acquire::Languages=none" -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
 )
 refresh_lists() {
     exec 9> "$lists/lock"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Leaves out what a host never reads: documentation (not the licences),
-# translations, and the kernel's and initramfs' copies in /boot.
+# and translations; moves the kernel to where ostree looks for it.
 set -eu
 
 find /usr/share/doc -type f ! -name copyright -delete
@@ -13,9 +13,15 @@ rm -rf /usr/share/bash-completion /usr/share/zsh /usr/share/fish /usr/share/grub
 find /usr/lib/grub -name '*.module' -delete
 rm -f /usr/lib/grub/*/gdb_* /usr/lib/grub/*/kernel.exec
 
-# The installer puts kernel and initramfs of the deployment there.
-rm -f /boot/initrd.img* /boot/System.map-* /vmlinuz /vmlinuz.old /initrd.img /initrd.img.old
-for config in /boot/config-*; do
-    [ -e "$config" ] || continue
-    mv "$config" "/usr/lib/modules/${config#/boot/config-}/config"
+# Compiled into hwdb.bin; and programs of containerd that Docker does not run.
+[ ! -e /usr/lib/udev/hwdb.bin ] || rm -rf /usr/lib/udev/hwdb.d
+rm -f /usr/bin/ctr /usr/bin/containerd-stress /usr/bin/containerd-shim /usr/bin/containerd-shim-runc-v1
+
+# An ostree tree keeps its kernel here; the installer copies it to /boot.
+for kernel in /boot/vmlinuz-*; do
+    [ -e "$kernel" ] || continue
+    version=${kernel#/boot/vmlinuz-}
+    mv "$kernel" "/usr/lib/modules/$version/vmlinuz"
+    mv "/boot/config-$version" "/usr/lib/modules/$version/config"
 done
+rm -rf /boot/* /vmlinuz /vmlinuz.old /initrd.img /initrd.img.old

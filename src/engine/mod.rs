@@ -3,7 +3,9 @@
 pub mod command;
 pub mod disk;
 pub mod docker;
+pub mod fetch;
 pub mod firmware;
+pub mod grub;
 pub mod machine;
 pub mod packages;
 pub mod repo;

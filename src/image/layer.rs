@@ -19,6 +19,8 @@ use super::tree::Tree;
 use crate::model::Digest;
 
 mod split;
+#[cfg(test)]
+mod tests;
 
 pub use split::{SplitError, SplitLayer, split};
 

@@ -309,3 +309,120 @@ impl<R: BufRead> SkeletonReader<R> {
         Err(self.malformed("number beyond 64 bits"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A skeleton of format 1, by hand: what is written today must be readable for ever.
+    fn by_hand() -> (Vec<u8>, Vec<Record>) {
+        let mut first = Box::new([0; BLOCK]);
+        first[..3].copy_from_slice(b"a/b");
+        first[156] = b'0';
+        let mut second = first.clone();
+        second[2] = b'c';
+        second[511] = 1;
+        let mut other = Box::new([0; BLOCK]);
+        other[156] = b'5';
+        let mut bytes = b"rackstep skeleton 1\n".to_vec();
+        for record in [
+            // Header of type '0': 2 runs; 0 on, 3 bytes; 153 (0x99 0x01) on, 1 byte.
+            &b"\x03\x30\x02\x00\x03a/b\x99\x01\x01\x30"[..],
+            // File: nothing shared, 3 bytes of path, size 300 (0xac 0x02).
+            b"\x04\x00\x03a/b\xac\x02",
+            // 212 (0xd4 0x01) zeros.
+            b"\x02\xd4\x01",
+            // Header of type '5' knows nothing of type '0'.
+            b"\x03\x35\x01\x9c\x01\x01\x35",
+            // Header of type '0' again: 2 on, 1 byte; 508 (0xfc 0x03) on, 1 byte.
+            b"\x03\x30\x02\x02\x01c\xfc\x03\x01\x01",
+            // File: 2 bytes shared, 1 byte of path, size 1.
+            b"\x04\x02\x01c\x01",
+            // 5 bytes as they are.
+            b"\x01\x05bytes",
+            // odd/7 of 9 bytes.
+            b"\x05\x07\x09",
+            // End of 2048 (0x80 0x10) bytes.
+            b"\x00\x80\x10",
+        ] {
+            bytes.extend(record);
+        }
+        let records = vec![
+            Record::Header(first),
+            Record::File { path: "a/b".into(), size: 300 },
+            Record::Zeros(212),
+            Record::Header(other),
+            Record::Header(second),
+            Record::File { path: "a/c".into(), size: 1 },
+            Record::Literal(b"bytes".to_vec()),
+            Record::Odd { number: 7, size: 9 },
+            Record::End { size: 2048 },
+        ];
+        (bytes, records)
+    }
+
+    fn read_all(bytes: &[u8]) -> Result<Vec<Record>, SkeletonError> {
+        let mut reader = SkeletonReader::new(bytes)?;
+        let mut records = Vec::new();
+        while !matches!(records.last(), Some(Record::End { .. })) {
+            records.push(reader.next_record()?);
+        }
+        Ok(records)
+    }
+
+    #[test]
+    fn format_1_reads() {
+        let (bytes, records) = by_hand();
+        assert_eq!(read_all(&bytes).unwrap(), records);
+    }
+
+    #[test]
+    fn format_1_is_written() {
+        let (bytes, records) = by_hand();
+        let mut writer = SkeletonWriter::new(Vec::new()).unwrap();
+        let mut size = 0;
+        for record in records {
+            match record {
+                Record::Literal(bytes) => writer.raw(&bytes).unwrap(),
+                // In two parts: neighbouring zeros become one record.
+                Record::Zeros(count) => {
+                    writer.raw(&[0; 12]).unwrap();
+                    writer.raw(&vec![0; count as usize - 12]).unwrap();
+                }
+                Record::Header(block) => writer.header(&block).unwrap(),
+                Record::File { path, size } => writer.file(&path, size).unwrap(),
+                Record::Odd { number, size } => writer.odd(number, size).unwrap(),
+                Record::End { size: end } => size = end,
+            }
+        }
+        assert_eq!(writer.finish(size).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_cut_skeleton_is_noticed_wherever_it_is_cut() {
+        let (bytes, _) = by_hand();
+        for length in 0..bytes.len() {
+            assert!(read_all(&bytes[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn malformed_records() {
+        for (record, why) in [
+            (&b"\x06"[..], "unknown kind"),
+            (b"\x00\x00\x00", "bytes follow the end"),
+            (b"\x01\xff\xff\xff\xff\x0f", "literal too long"),
+            (b"\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", "number beyond 64 bits"),
+            (b"\x03\x30\x01\x80\x04\x01", "run beyond the block"),
+            (b"\x03\x30\x01\x81\x04", "run beyond the block"),
+            (b"\x03\x30\x81\x04", "too many runs"),
+            (b"\x04\x01\x00\x00", "shares more than there is"),
+            (b"\x04\x00\xb9\x17", "path too long"),
+            (b"\x04\x00\x01\xff\x00", "path is not UTF-8"),
+        ] {
+            let error = read_all(&[MAGIC, record].concat()).unwrap_err().to_string();
+            assert_eq!(error, format!("skeleton record 0 is malformed: {why}"), "{record:?}");
+        }
+        assert!(matches!(read_all(b"rackstep skeleton 2\n\0\0"), Err(SkeletonError::Magic)));
+    }
+}

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -181,7 +182,9 @@ impl ImageStore {
             |source| StoreError::Source { reference: reference.to_owned(), source: Box::new(source) };
         let image = source.describe().map_err(source_error)?;
         let layers_dir = self.dir.join(LAYERS_DIR);
-        fs::create_dir_all(&layers_dir).map_err(|source| io_error(&layers_dir, source))?;
+        fs::create_dir_all(&layers_dir)
+            .and_then(|()| fs::set_permissions(&layers_dir, fs::Permissions::from_mode(0o755)))
+            .map_err(|source| io_error(&layers_dir, source))?;
         let mut layers = Vec::new();
         for (index, &diff_id) in image.diff_ids.iter().enumerate() {
             let size = match self.layer_size(diff_id)? {
@@ -366,11 +369,10 @@ fn damaged_descriptions(image: &PinnedImage, stored: &StoredImage) -> Vec<Damage
 }
 
 fn temporary_in(dir: &Path) -> Result<tempfile::TempDir, StoreError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .permissions(fs::Permissions::from_mode(0o755))
-        .tempdir_in(dir)
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(dir);
+    // Set apart from making it: the commit's checksum must not depend on the umask.
+    temporary
+        .and_then(|dir| fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).map(|()| dir))
         .map_err(|source| io_error(dir, source))
 }
 
@@ -387,15 +389,11 @@ fn settle(temporary: tempfile::TempDir, target: &Path) -> Result<(), StoreError>
 }
 
 fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = dir.join(name);
     let error = |source| io_error(&path, source);
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .permissions(fs::Permissions::from_mode(0o644))
-        .tempfile_in(dir)
-        .map_err(error)?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir).map_err(error)?;
     io::Write::write_all(&mut file, bytes).map_err(error)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(error)?;
     file.persist(&path).map_err(|persist| io_error(&path, persist.error))?;
     Ok(())
 }

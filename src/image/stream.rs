@@ -18,6 +18,8 @@ pub struct Intake<R> {
     end: usize,
     read: u64,
     limit: u64,
+    /// What went wrong behind the bytes that are in the buffer: told when these are taken, so that its place is right.
+    failed: Option<IntakeError>,
 }
 
 /// Why an [`Intake`] gives no more.
@@ -34,7 +36,16 @@ pub enum IntakeError {
 impl<R: Read> Intake<R> {
     /// Reads at most `limit` bytes of `inner`.
     pub fn new(inner: R, limit: u64) -> Self {
-        Self { inner, hash: Sha256::new(), buffer: vec![0; CHUNK], start: 0, end: 0, read: 0, limit }
+        Self {
+            inner,
+            hash: Sha256::new(),
+            buffer: vec![0; CHUNK],
+            start: 0,
+            end: 0,
+            read: 0,
+            limit,
+            failed: None,
+        }
     }
 
     /// At most `max` bytes that are not taken yet; none only at the end.
@@ -80,17 +91,26 @@ impl<R: Read> Intake<R> {
         self.start = 0;
         self.end = 0;
         // Readers that decompress return little at a time: gather a whole chunk, so that hashing and writing are in bulk.
-        while self.end < self.buffer.len() {
+        while self.failed.is_none() && self.end < self.buffer.len() {
             match self.inner.read(&mut self.buffer[self.end..]) {
                 Ok(0) => break,
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(IntakeError::Read(error)),
+                Err(error) => self.failed = Some(IntakeError::Read(error)),
             }
+        }
+        let allowed = self.limit - self.read;
+        if self.end as u64 > allowed {
+            // Fits usize, being less than `end`.
+            self.end = allowed as usize;
+            self.failed = Some(IntakeError::Limit(self.limit));
         }
         self.hash.update(&self.buffer[..self.end]);
         self.read += self.end as u64;
-        if self.read > self.limit { Err(IntakeError::Limit(self.limit)) } else { Ok(()) }
+        match self.failed.take_if(|_| self.end == 0) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! A directory that names from a hostile archive cannot leave.
 //!
 //! Every part of a path is opened by itself, relative to the directory before it, and no symbolic link is followed. The
-//! directory opened last is remembered: archives list files directory by directory.
+//! directories on the way to the last file stay open: archives list files directory by directory.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fchmod, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::skeleton::MAX_PATH;
@@ -16,10 +16,15 @@ use super::skeleton::MAX_PATH;
 /// Longest part of a path that file systems hold.
 const MAX_PART: usize = 255;
 
+/// Opens a directory, not a link to one.
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Every directory has this mode: what the tar says of it is in the skeleton.
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+
 /// A directory below which files are made and opened.
 pub struct Tree {
     root: OwnedFd,
-    last: Option<(String, OwnedFd)>,
+    way: Vec<(String, OwnedFd)>,
 }
 
 /// What came of making a file.
@@ -34,15 +39,22 @@ impl Tree {
     /// Opens an existing directory.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root, last: None })
+        Ok(Self { root, way: Vec::new() })
+    }
+
+    /// Makes a directory unless it is there.
+    pub fn create_dir(&mut self, path: &str) -> io::Result<()> {
+        if !is_safe(path) {
+            return Err(Errno::INVAL.into());
+        }
+        Ok(self.descend(path, true)?)
     }
 
     /// Makes a file, and the directories above it, unless something is in the way.
     pub fn create(&mut self, path: &str) -> io::Result<Created> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = self.with_parent(path, true, |dir, name| {
-            rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))
-        });
+        let opened =
+            self.with_parent(path, true, |dir, name| openat(dir, name, flags, Mode::from_raw_mode(0o644)));
         match opened {
             Ok(fd) => Ok(Created::File(File::from(fd))),
             // A directory in the way is EEXIST too, because of O_EXCL.
@@ -55,8 +67,7 @@ impl Tree {
     pub fn read(&mut self, path: &str) -> io::Result<File> {
         // NONBLOCK: a FIFO put in the way must not hang us.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd =
-            self.with_parent(path, false, |dir, name| rustix::fs::openat(dir, name, flags, Mode::empty()))?;
+        let fd = self.with_parent(path, false, |dir, name| openat(dir, name, flags, Mode::empty()))?;
         Ok(File::from(fd))
     }
 
@@ -69,35 +80,31 @@ impl Tree {
         if !is_safe(path) {
             return Err(Errno::INVAL);
         }
-        let Some((parent, name)) = path.rsplit_once('/') else {
-            return act(&self.root, path);
-        };
-        match &self.last {
-            Some((last, dir)) if last == parent => act(dir, name),
-            _ => {
-                let dir = self.descend(parent, create)?;
-                let result = act(&dir, name);
-                self.last = Some((parent.to_owned(), dir));
-                result
-            }
-        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        self.descend(parent, create)?;
+        act(self.way.last().map_or(&self.root, |(_, dir)| dir), name)
     }
 
-    fn descend(&self, parent: &str, create: bool) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut dir: Option<OwnedFd> = None;
-        for part in parent.split('/') {
-            let above = dir.as_ref().unwrap_or(&self.root);
-            let next = match rustix::fs::openat(above, part, flags, Mode::empty()) {
+    /// Makes `way` the directories of `parent`.
+    fn descend(&mut self, parent: &str, create: bool) -> Result<(), Errno> {
+        let parts = || parent.split('/').filter(|part| !part.is_empty());
+        let shared = parts().zip(&self.way).take_while(|(part, (name, _))| part == name).count();
+        self.way.truncate(shared);
+        for part in parts().skip(shared) {
+            let above = self.way.last().map_or(&self.root, |(_, dir)| dir);
+            let dir = match openat(above, part, DIRECTORY, Mode::empty()) {
                 Err(Errno::NOENT) if create => {
-                    rustix::fs::mkdirat(above, part, Mode::from_raw_mode(0o755))?;
-                    rustix::fs::openat(above, part, flags, Mode::empty())?
+                    mkdirat(above, part, DIRECTORY_MODE)?;
+                    let dir = openat(above, part, DIRECTORY, Mode::empty())?;
+                    // The commit's checksum must not depend on the umask of whoever composes.
+                    fchmod(&dir, DIRECTORY_MODE)?;
+                    dir
                 }
                 opened => opened?,
             };
-            dir = Some(next);
+            self.way.push((part.to_owned(), dir));
         }
-        dir.ok_or(Errno::INVAL)
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Loop devices rather than the kernel's partitions: they work the same on a disk and on an image file, and a re-read of
 //! the (empty) partition table, which udev starts whenever a writer closes the disk, does not take them away.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -66,9 +67,13 @@ impl LoopDevice {
         if !std::mem::take(&mut self.attached) {
             return Ok(());
         }
+        // Others (udev) may hold it open, so that detaching it would not be its last close, which flushes.
+        let device = File::open(&self.path).map_err(DiskError::io("opening", &self.path))?;
+        let flushed = device.sync_all().map_err(DiskError::io("flushing", &self.path));
+        drop(device);
         command::run(Command::new("losetup").arg("--detach").arg(&self.path))
             .map_err(DiskError::command(format!("detaching {}", self.path.display())))?;
-        Ok(())
+        flushed
     }
 }
 

@@ -17,7 +17,7 @@ use crate::engine::command;
 use crate::model::imaging::Disk;
 
 /// Columns that are asked of lsblk.
-const COLUMNS: &str = "NAME,PATH,TYPE,SIZE,LOG-SEC,MODEL,SERIAL,WWN,ROTA,RM,TRAN,MOUNTPOINTS";
+const COLUMNS: &str = "NAME,PATH,TYPE,SIZE,LOG-SEC,MODEL,SERIAL,WWN,ROTA,RM,TRAN,PARTLABEL,MOUNTPOINTS";
 
 /// Kernel disks that are memory or stand for nothing.
 const NOT_HARDWARE: [&str; 4] = ["zram", "ram", "loop", "nbd"];
@@ -55,6 +55,7 @@ struct Node {
     #[serde(default)]
     rm: bool,
     tran: Option<String>,
+    partlabel: Option<String>,
     #[serde(default)]
     mountpoints: Vec<Option<String>>,
     #[serde(default)]
@@ -110,7 +111,12 @@ fn parse_listing(text: &str) -> Result<Vec<Node>, DiskError> {
 }
 
 fn collect_contents(node: &Node, contents: &mut BTreeSet<String>) -> Result<(), DiskError> {
-    contents.extend(signatures_of(&node.path, &node.name)?);
+    // The partition's name tells an installed host of ours from somebody else's data.
+    let name = match &node.partlabel {
+        Some(label) => format!("{} ({label})", node.name),
+        None => node.name.clone(),
+    };
+    contents.extend(signatures_of(&node.path, &name)?);
     node.children.iter().try_for_each(|child| collect_contents(child, contents))
 }
 

@@ -50,9 +50,23 @@ impl PreparedTable {
     }
 
     /// Writes the table: from here on the disk can boot.
-    pub fn write(self, target: &Target) -> Result<(), DiskError> {
+    ///
+    /// It takes the proof that everything else is unmounted, and waits for the disk before it writes a byte.
+    pub fn write(self, target: &Target, _settled: Settled) -> Result<(), DiskError> {
+        target.sync()?;
         target.write(target.size() - MIB, &self.tail)?;
         target.write(0, &self.head)
+    }
+}
+
+/// Proof that nothing of ours is mounted or attached any more.
+#[derive(Debug)]
+pub struct Settled(());
+
+impl Settled {
+    /// To be called by what has just unmounted and detached everything, and by nobody else.
+    pub(crate) const fn from_unmounting() -> Self {
+        Self(())
     }
 }
 
@@ -92,7 +106,7 @@ mod tests {
         assert!(target.is_zero(0, MIB).unwrap());
         assert!(target.is_zero(SIZE - MIB, MIB).unwrap());
         table.set_boot_code(&[0x90; BOOT_CODE]);
-        table.write(&target).unwrap();
+        table.write(&target, Settled::from_unmounting()).unwrap();
         command::run(Command::new("sfdisk").arg("--verify").arg(&image)).unwrap();
         let json = command::run_text(Command::new("sfdisk").arg("--json").arg(&image)).unwrap();
         let listing: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -88,7 +88,7 @@ impl Target {
     /// Writes `bytes` at `offset`, waits for the disk, and reads them back from it.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_all_at(bytes, offset).map_err(DiskError::io("writing", &self.path))?;
-        self.file.sync_all().map_err(DiskError::io("waiting for the writes to", &self.path))?;
+        self.sync()?;
         // Reading back from the page cache would prove nothing.
         rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
             .map_err(|errno| DiskError::io("dropping the cache of", &self.path)(errno.into()))?;
@@ -97,6 +97,11 @@ impl Target {
             None => Ok(()),
             Some(at) => Err(DiskError::ReadBack { path: self.path.clone(), at: offset + at as u64 }),
         }
+    }
+
+    /// Waits until everything written is on the disk.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        self.file.sync_all().map_err(DiskError::io("waiting for the writes to", &self.path))
     }
 
     /// Makes the disk unbootable and blank to the eye: the first MiB goes first, then the last one.

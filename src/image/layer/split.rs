@@ -157,13 +157,15 @@ impl<'a, R: Read> Splitter<'a, R> {
             let path = dir.join(name);
             move |source| SplitError::Write { path, source }
         };
-        std::fs::create_dir(dir.join(ROOT)).map_err(at(ROOT))?;
+        let mut tree = Tree::open(dir).map_err(at(""))?;
+        tree.create_dir(ROOT).map_err(at(ROOT))?;
         let file = File::create_new(dir.join(SKELETON)).map_err(at(SKELETON))?;
+        set_mode(&file, 0o644).map_err(at(SKELETON))?;
         let skeleton = SkeletonWriter::new(BufWriter::with_capacity(CHUNK, file)).map_err(at(SKELETON))?;
         Ok(Self {
             intake: Intake::new(tar, limits.layer_bytes),
             dir,
-            tree: Tree::open(dir).map_err(at(""))?,
+            tree,
             skeleton,
             ownership,
             limits,
@@ -241,6 +243,10 @@ impl<'a, R: Read> Splitter<'a, R> {
             }
             _ => None,
         };
+        // Before anything is written: a header alone can announce more than the disk holds.
+        if size > self.limits.layer_bytes.saturating_sub(self.intake.position()) {
+            return Err(self.read_error(IntakeError::Limit(self.limits.layer_bytes)));
+        }
         if size > 0 {
             let metadata = Metadata {
                 uid: pax.uid.map_or(header.uid(), |uid| uid.try_into().ok()),
@@ -297,10 +303,11 @@ impl<'a, R: Read> Splitter<'a, R> {
         let (relative, file) = self.open_content(path, size)?;
         self.copy(&relative, &file, size)?;
         self.content += size;
-        if self.ownership == Ownership::Apply {
-            metadata.apply(&file).map_err(|source| self.write_error(&relative, source))?;
-        }
-        Ok(())
+        let applied = match self.ownership {
+            Ownership::Apply => metadata.apply(&file),
+            Ownership::Ignore => set_mode(&file, 0o644),
+        };
+        applied.map_err(|source| self.write_error(&relative, source))
     }
 
     fn open_content(&mut self, path: Option<String>, size: u64) -> Result<(String, File), SplitError> {
@@ -412,13 +419,13 @@ struct Metadata {
 
 impl Metadata {
     fn apply(&self, file: &File) -> io::Result<()> {
-        use rustix::fs::{Gid, Mode, Uid, XattrFlags, fchmod, fchown, fsetxattr};
+        use rustix::fs::{Gid, Uid, XattrFlags, fchown, fsetxattr};
         // u32::MAX means "leave it"; such an owner, like one beyond 32 bits, becomes root.
         let known = |id: Option<u32>| id.filter(|&id| id != u32::MAX).unwrap_or(0);
         let (uid, gid) = (Uid::from_raw(known(self.uid)), Gid::from_raw(known(self.gid)));
         // In this order: chown takes set-id bits and capabilities away.
         fchown(file, Some(uid), Some(gid))?;
-        fchmod(file, Mode::from_raw_mode(self.mode))?;
+        set_mode(file, self.mode)?;
         if let Some(value) = &self.capability {
             match fsetxattr(file, "security.capability", value, XattrFlags::empty()) {
                 // Not a capability that this kernel knows: it stays in the skeleton alone.
@@ -428,6 +435,11 @@ impl Metadata {
         }
         Ok(())
     }
+}
+
+/// Sets a mode whatever the umask: the commit's checksum must not depend on it.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))?)
 }
 
 fn lossy(name: &[u8]) -> String {

@@ -1,0 +1,130 @@
+//! `rackstep compose`.
+
+use std::path::{Path, PathBuf};
+
+use super::progress::Terminal;
+use super::{Failure, Kind};
+use crate::exec::compose::{self, ComposeError, Report, Request};
+use crate::exec::tree::cache::Cache;
+
+const UNCHANGED: &str = "repo unchanged";
+
+/// Make a release commit from a treefile, its lock and its services.
+///
+/// The release holds the host's operating system and every container image of its services, file by file. The same
+/// lock gives the same commit; if the ref's newest commit was made from the very same inputs, nothing is done.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  rackstep lock host-image/openstack-host.yaml\n  rackstep compose host-image/openstack-host.yaml --repo /srv/rackstep/repo\n\nNeeds root: packages are installed into the tree, and files keep their owners."
+)]
+pub struct Arguments {
+    /// The treefile.
+    treefile: PathBuf,
+    /// The ostree repo to write to; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    repo: PathBuf,
+    /// The lock [default: next to the treefile].
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// ed25519 private key (PEM) to sign the commit with.
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
+    /// Mirror of the distribution [default: the one that this machine's apt uses].
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Cache of packages, images and stages [default: ~/.cache/rackstep].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Print the release as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let cache = Cache::open(arguments.cache.as_deref())
+        .map_err(|error| Failure::new(Kind::Failed, error, UNCHANGED))?;
+    let work = cache.work().map_err(|error| Failure::new(Kind::Failed, error, UNCHANGED))?;
+    remove_on_interrupt(work.path());
+    let request = Request {
+        treefile: &arguments.treefile,
+        lock: arguments.lock.as_deref(),
+        repo: &arguments.repo,
+        sign_key: arguments.sign_key.as_deref(),
+        mirror: arguments.mirror.as_deref(),
+    };
+    let report = compose::compose(&request, &cache, work.path(), &Terminal::default()).map_err(explain)?;
+    print(&report, arguments.json);
+    Ok(())
+}
+
+fn explain(error: ComposeError) -> Failure {
+    let hint = match &error {
+        ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
+            Some("run `rackstep lock` on this treefile")
+        }
+        _ => None,
+    };
+    let kind = match error {
+        ComposeError::Input(_) | ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
+            Kind::BadInput
+        }
+        _ => Kind::Failed,
+    };
+    let failure = Failure::new(kind, error, UNCHANGED);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn print(report: &Report, json: bool) {
+    if json {
+        let mut told = serde_json::json!(report);
+        told["format"] = 1.into();
+        println!("{told:#}");
+        return;
+    }
+    let Report { commit, follows, version, .. } = report;
+    if report.unchanged {
+        println!(
+            "{follows} {version} {commit}\nnothing changed: the newest release was made from these inputs"
+        );
+        return;
+    }
+    println!(
+        "{follows} {version} {commit}\n{} packages, {} container images ({} MB)",
+        report.packages,
+        report.images.len(),
+        report.image_bytes / 1_000_000
+    );
+}
+
+/// Removes the work directory when the person at the terminal loses patience.
+#[allow(clippy::print_stderr)]
+fn remove_on_interrupt(work: &Path) {
+    let work = work.to_owned();
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        // Programs that were interrupted too may still write for a moment.
+        let gone = (0..REMOVE_TRIES).any(|_| std::fs::remove_dir_all(&work).is_ok() || !work.exists());
+        let left =
+            if gone { String::new() } else { format!("; {} is left to the next compose", work.display()) };
+        eprintln!("error: interrupted\nstate: {UNCHANGED}{left}");
+        std::process::exit(INTERRUPTED);
+    });
+}
+
+const REMOVE_TRIES: usize = 20;
+/// What shells expect of a program that ended at SIGINT.
+const INTERRUPTED: i32 = 130;

@@ -1,0 +1,9 @@
+//! Makes the tree of a release: one file per kind of work.
+
+pub mod binaries;
+pub mod cache;
+pub mod files;
+pub mod host;
+pub mod images;
+pub mod services;
+pub mod writer;

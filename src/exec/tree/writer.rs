@@ -1,0 +1,127 @@
+//! Writes the finished tree into the repo: commit, then refs.
+//!
+//! The commit has no parent and no time of its own, so the same tree of the same lock is the same commit in any repo.
+//! A second ref, `releases/<name>/<version>`, keeps it and lets a client find a version.
+
+use std::path::{Path, PathBuf};
+
+use crate::engine::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
+use crate::engine::signature::{SecretKey, SignatureError, sign_commit};
+use crate::model::{Commit, Digest, Progress, Ref};
+use crate::plan::compose::Head;
+
+/// Metadata key of the digest of a release's inputs.
+pub const INPUTS_KEY: &str = "rackstep.inputs";
+/// Metadata key of a release's name.
+pub const RELEASE_KEY: &str = "rackstep.release";
+
+/// Why the repo did not take the commit.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The repo.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// The key or the signature.
+    #[error(transparent)]
+    Sign(#[from] SignatureError),
+    /// The ref of the release is none.
+    #[error(transparent)]
+    Name(#[from] crate::model::commit::ParseRefError),
+    /// The summary, which tells clients what is there.
+    #[error("writing the summary of {path}")]
+    Summary {
+        /// The repo.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ostree::glib::Error,
+    },
+}
+
+/// What a new commit says of itself.
+#[derive(Debug)]
+pub struct NewCommit<'a> {
+    /// The ref that will name it.
+    pub follows: &'a Ref,
+    /// The treefile's name.
+    pub name: &'a str,
+    /// The release's version.
+    pub version: &'a str,
+    /// The lock's time.
+    pub created: u64,
+    /// Digest of all inputs.
+    pub inputs: Digest,
+    /// Kernel release; none: not bootable.
+    pub kernel: Option<&'a str>,
+    /// Key to sign with.
+    pub sign_key: Option<&'a Path>,
+}
+
+/// The head of `follows`, if repo and ref exist.
+pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteError> {
+    if !repo.join("config").is_file() {
+        return Ok(None);
+    }
+    let repo = Repo::open(repo)?;
+    let Some(commit) = repo.resolve_ref(follows.as_str())? else { return Ok(None) };
+    let info = repo.commit_info(commit)?;
+    let inputs = info.metadata.iter().find_map(|(key, value)| match value {
+        MetaValue::Text(text) if key == INPUTS_KEY => Some(text.clone()),
+        _ => None,
+    });
+    Ok(Some(Head { commit, inputs }))
+}
+
+/// Commits the tree at `root`.
+pub fn write(
+    path: &Path,
+    root: &Path,
+    new: &NewCommit<'_>,
+    progress: &dyn Progress,
+) -> Result<Commit, WriteError> {
+    // Read first: a key that cannot be read must not leave an unsigned release.
+    let key = new.sign_key.map(SecretKey::load).transpose()?;
+    let repo = Repo::create(path, Mode::Archive)?;
+    let version_ref: Ref = format!("releases/{}/{}", new.name, new.version).parse()?;
+    let text = |value: &str| MetaValue::Text(value.to_owned());
+    let mut metadata = vec![
+        ("version".to_owned(), text(new.version)),
+        (RELEASE_KEY.to_owned(), text(new.name)),
+        (INPUTS_KEY.to_owned(), text(&new.inputs.hex())),
+        // Both names, sorted: libostree refuses a commit that is pulled by a ref that it is not bound to.
+        ("ostree.ref-binding".to_owned(), MetaValue::List(bindings(new.follows, &version_ref))),
+    ];
+    if let Some(kernel) = new.kernel {
+        metadata.push(("ostree.bootable".to_owned(), MetaValue::Flag(true)));
+        metadata.push(("ostree.linux".to_owned(), text(kernel)));
+    }
+    let options = CommitOptions {
+        timestamp: new.created,
+        subject: format!("{} {}", new.name, new.version),
+        metadata,
+        ..CommitOptions::default()
+    };
+    let commit = repo.commit_tree(root, &options, progress)?.commit;
+    if let Some(key) = key {
+        sign_commit(&repo, commit, &key)?;
+    }
+    repo.set_ref(version_ref.as_str(), commit)?;
+    repo.set_ref(new.follows.as_str(), commit)?;
+    publish(&repo)?;
+    Ok(commit)
+}
+
+fn bindings(follows: &Ref, version: &Ref) -> Vec<String> {
+    let mut names = vec![follows.to_string(), version.to_string()];
+    names.sort();
+    names
+}
+
+/// Tells clients what is there: our list of releases, and libostree's summary.
+fn publish(repo: &Repo) -> Result<(), WriteError> {
+    repo.publish_releases()?;
+    let failed = |source| WriteError::Summary { path: repo.path().to_owned(), source };
+    let handle = ostree::Repo::new_for_path(repo.path());
+    handle.open(ostree::gio::Cancellable::NONE).map_err(failed)?;
+    handle.regenerate_summary(None, ostree::gio::Cancellable::NONE).map_err(failed)
+}

@@ -1,0 +1,335 @@
+//! Imaging a disk: a real ostree repo onto an image file, through real loop devices and file systems; every step failed in
+//! turn; a death before the last step.
+//!
+//! Needs root, loop devices, XFS and ext4 in the kernel, ostree, sfdisk, and mtools to look into the ESP.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
+
+const SIZE: u64 = 4 << 30;
+const MIB: usize = 1 << 20;
+const STEPS: [&str; 8] = ["check", "wipe", "partition", "pull", "deploy", "configure", "bootloader", "seal"];
+
+/// A repo with one small release, made once.
+struct Release {
+    repo: PathBuf,
+    commit: String,
+    _dir: tempfile::TempDir,
+}
+
+static RELEASE: LazyLock<Release> = LazyLock::new(make_release);
+
+fn make_release() -> Release {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, repo) = (dir.path().join("tree"), dir.path().join("repo"));
+    let write = |path: &str, content: &[u8], mode: u32| {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("usr/lib/modules/6.12.0-rs/vmlinuz", b"kernel", 0o644);
+    write("usr/lib/modules/6.12.0-rs/initramfs.img", b"initramfs", 0o644);
+    write("usr/lib/os-release", b"ID=rackstep\nPRETTY_NAME=\"rackstep 1.0\"\nVERSION_ID=1.0\n", 0o644);
+    write("usr/etc/os-name", b"release\n", 0o644);
+    write("usr/etc/hostname", b"localhost\n", 0o644);
+    // The contract of the real one: `-o FILE`, entries beside it.
+    let grub_config =
+        b"#!/bin/sh\nset -eu\nd=${2%/*}\n{ echo '# made'; cat \"$d\"/entries/*.conf; } > \"$2\"\n";
+    write("usr/lib/rackstep/grub-config", grub_config, 0o755);
+    // A stand-in that prints an image of the right kind: a shell and what it needs to run in a chroot.
+    write("usr/bin/grub-mkimage", b"#!/bin/sh\nprintf '%3000s' core\n", 0o755);
+    for (from, to) in [
+        ("/bin/dash", "usr/bin/sh"),
+        ("/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"),
+        ("/lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2"),
+    ] {
+        write(to, &fs::read(from).unwrap(), 0o755);
+    }
+    write("usr/lib/grub/i386-pc/boot.img", &[0xeb; 512], 0o644);
+    write("usr/lib/grub/i386-pc/ext2.mod", b"module", 0o644);
+    write("usr/lib/grub/x86_64-efi/ext2.mod", b"module", 0o644);
+    for (link, to) in [
+        ("bin", "usr/bin"),
+        ("lib", "usr/lib"),
+        ("lib64", "usr/lib64"),
+        ("root", "var/roothome"),
+        ("ostree", "sysroot/ostree"),
+    ] {
+        symlink(to, tree.join(link)).unwrap();
+    }
+    for empty in ["var", "boot", "sysroot", "proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir(tree.join(empty)).unwrap();
+    }
+    run(Command::new("ostree").arg("init").arg("--mode=archive").arg(format!("--repo={}", repo.display())));
+    let output = run(Command::new("ostree")
+        .args(["commit", "--branch=rackstep/x86_64/test", "--owner-uid=0", "--owner-gid=0"])
+        .args(["--add-metadata-string=version=1.0", "--timestamp=@1700000000"])
+        .arg(format!("--repo={}", repo.display()))
+        .arg(format!("--tree=dir={}", tree.display())));
+    let commit = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    Release { repo, commit, _dir: dir }
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// One image file and its plan.
+struct Case {
+    dir: tempfile::TempDir,
+    plan: Value,
+}
+
+impl Case {
+    fn new() -> Self {
+        let plan = json!({
+            "order": "o-1", "host": "control-1",
+            "disk": {"name": "vda", "size": SIZE, "sector": 512, "model": null, "serial": null, "wwn": null,
+                     "by_path": [], "rotational": false, "removable": false, "transport": null, "contents": []},
+            "wiped": [], "commit": RELEASE.commit, "ref": "rackstep/x86_64/test",
+            "repo": RELEASE.repo, "trusted_keys": [], "kernel_arguments": ["console=ttyS0"],
+            "ssh_keys": ["ssh-ed25519 AAAA operator"], "mac": "52-54-00-00-00-01",
+            "address": "10.77.0.11/24", "gateway": null, "dns": [], "rack_server": "http://10.77.0.1:8080"
+        });
+        Self { dir: tempfile::tempdir().unwrap(), plan }
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("disk.raw")
+    }
+
+    /// An old system's boot code, which must never be left in front of a half-written disk.
+    fn fill_with_boot_code(&mut self) {
+        fs::write(self.image(), vec![0xfa; MIB]).unwrap();
+        fs::OpenOptions::new().write(true).open(self.image()).unwrap().set_len(SIZE).unwrap();
+        self.plan["wiped"] = json!(["data without a signature"]);
+    }
+
+    fn install(&self, more: &[&str]) -> Output {
+        let plan = self.dir.path().join("plan.json");
+        fs::write(&plan, self.plan.to_string()).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_rackstep"))
+            .args(["install", "--plan"])
+            .arg(&plan)
+            .arg("--target")
+            .arg(self.image())
+            .args(more)
+            .output()
+            .unwrap();
+        println!("{}", stderr(&output));
+        output
+    }
+
+    fn span(&self, offset: u64, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        fs::File::open(self.image()).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+
+    fn assert_blank(&self) {
+        assert!(self.span(0, MIB).iter().all(|byte| *byte == 0), "the first MiB is not zero");
+        assert!(self.span(SIZE - MIB as u64, MIB).iter().all(|byte| *byte == 0), "the last MiB is not zero");
+    }
+
+    /// A mounted loop device is attached, so this covers mounts as well.
+    fn assert_let_go(&self) {
+        assert_eq!(loops_of(&self.image()), Vec::<String>::new());
+    }
+}
+
+/// Loop devices that hold the image.
+fn loops_of(image: &Path) -> Vec<String> {
+    let backing = |entry: &fs::DirEntry| {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        Path::new(file.trim()) == image
+    };
+    fs::read_dir("/sys/block")
+        .unwrap()
+        .flatten()
+        .filter(backing)
+        .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
+        .collect()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_blank_image_becomes_a_disk_with_the_release() {
+    let case = Case::new();
+    let output = case.install(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    case.assert_let_go();
+
+    run(Command::new("sfdisk").arg("--verify").arg(case.image()));
+    let text = run(Command::new("sfdisk").arg("--json").arg(case.image())).stdout;
+    let table: Value = serde_json::from_slice(&text).unwrap();
+    let partitions = table["partitiontable"]["partitions"].as_array().unwrap();
+    let names: Vec<_> = partitions.iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["rackstep-bios", "rackstep-esp", "rackstep-boot", "rackstep-root"]);
+    // Boot code from boot.img, pointed at sector 2048; the core image is there.
+    assert_eq!(case.span(0, 4), [0xeb; 4]);
+    assert_eq!(case.span(0x5c, 8), 2048u64.to_le_bytes());
+    assert_eq!(&case.span(1 << 20, 3000)[2996..], b"core");
+
+    let esp = format!("{}@@{}", case.image().display(), 2 << 20);
+    let program =
+        run(Command::new("mdir").env("MTOOLS_SKIP_CHECK", "1").args(["-b", "-i", &esp, "::/EFI/BOOT"]));
+    assert!(String::from_utf8_lossy(&program.stdout).contains("BOOTX64.EFI"));
+
+    let mounted = Mounted::new(&case.image(), partitions);
+    let (boot, root) = (mounted.place("boot"), mounted.place("root"));
+    let grub = fs::read_to_string(boot.join("loader/grub.cfg")).unwrap();
+    assert!(grub.starts_with("# made"), "{grub}");
+    let uuid = run(Command::new("blkid").args(["-p", "-s", "UUID", "-o", "value"]).arg(&mounted.devices[1]));
+    let uuid = String::from_utf8(uuid.stdout).unwrap();
+    assert!(grub.contains(&format!("root=UUID={} rw console=ttyS0", uuid.trim())), "{grub}");
+    assert!(fs::read_to_string(boot.join("grub/grub.cfg")).unwrap().contains("/loader/grub.cfg"));
+    assert!(boot.join("grub/i386-pc/ext2.mod").exists());
+    let deployment = root.join(format!("ostree/deploy/rackstep/deploy/{}.0", RELEASE.commit));
+    assert_eq!(fs::read_to_string(deployment.join("etc/hostname")).unwrap(), "control-1\n");
+    assert_eq!(fs::read_to_string(deployment.join("usr/etc/hostname")).unwrap(), "localhost\n");
+    let fstab = fs::read_to_string(deployment.join("etc/fstab")).unwrap();
+    assert!(fstab.contains(" /boot ext4 ") && fstab.contains(" /boot/efi vfat "), "{fstab}");
+    let keys = root.join("ostree/deploy/rackstep/var/roothome/.ssh/authorized_keys");
+    assert_eq!(fs::read_to_string(keys).unwrap(), "ssh-ed25519 AAAA operator\n");
+    let host = fs::read(deployment.join("etc/rackstep/host.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&host).unwrap()["address"], "10.77.0.11");
+    run(Command::new("ostree").arg("fsck").arg(format!("--repo={}", root.join("ostree/repo").display())));
+}
+
+/// Root and `/boot` of an image, mounted read-only.
+struct Mounted {
+    dir: tempfile::TempDir,
+    devices: [String; 2],
+}
+
+impl Mounted {
+    fn new(image: &Path, partitions: &[Value]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = [(2, "boot", "ro"), (3, "root", "ro,norecovery")].map(|(index, name, options)| {
+            let bytes = |key: &str| (partitions[index][key].as_u64().unwrap() * 512).to_string();
+            let output = run(Command::new("losetup")
+                .args(["--find", "--show", "--read-only"])
+                .args(["--offset", &bytes("start"), "--sizelimit", &bytes("size")])
+                .arg(image));
+            let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+            let place = dir.path().join(name);
+            fs::create_dir(&place).unwrap();
+            run(Command::new("mount").args(["-o", options]).arg(&device).arg(&place));
+            device
+        });
+        Self { dir, devices }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for (device, name) in self.devices.iter().zip(["boot", "root"]) {
+            let _ = Command::new("umount").arg(self.place(name)).status();
+            let _ = Command::new("losetup").arg("--detach").arg(device).status();
+        }
+    }
+}
+
+#[test]
+fn every_step_failed_in_turn_leaves_a_blank_disk_and_nothing_mounted() {
+    let mut case = Case::new();
+    for (when, step) in STEPS.iter().flat_map(|step| [("before", step), ("after", step)]) {
+        case.fill_with_boot_code();
+        let output = case.install(&[&format!("--fault={when}:{step}")]);
+        assert_eq!(output.status.code(), Some(1), "{when} {step}");
+        let told = stderr(&output);
+        assert!(told.contains("a fault was asked for"), "{told}");
+        if *step == "check" {
+            assert!(told.contains("state: nothing changed"), "{told}");
+            assert_eq!(case.span(0, MIB), vec![0xfa; MIB]);
+        } else {
+            assert!(told.contains("is blank: it has no partition table and does not boot"), "{told}");
+            case.assert_blank();
+        }
+        case.assert_let_go();
+    }
+    // And the very same disk can be imaged afterwards, without leave to wipe.
+    case.plan["wiped"] = json!([]);
+    assert!(case.install(&[]).status.success());
+}
+
+#[test]
+fn a_death_before_the_last_step_leaves_nothing_that_boots() {
+    let mut case = Case::new();
+    case.fill_with_boot_code();
+    for step in ["bootloader", "seal"] {
+        let output = case.install(&[&format!("--fault=kill:{step}")]);
+        assert_eq!(output.status.code(), None);
+        case.assert_blank();
+        clean_up_after_death(&case.image());
+        case.assert_let_go();
+    }
+}
+
+/// What a reboot would do.
+fn clean_up_after_death(image: &Path) {
+    let devices = loops_of(image);
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    for line in mounts.lines().rev() {
+        let mut words = line.split(' ');
+        let (device, place) = (words.next().unwrap(), words.next().unwrap());
+        if devices.iter().any(|known| known == device) {
+            run(Command::new("umount").arg(place));
+        }
+    }
+    for device in devices {
+        run(Command::new("losetup").arg("--detach").arg(device));
+    }
+}
+
+#[test]
+fn data_is_refused_without_leave_to_wipe() {
+    let case = Case::new();
+    fs::File::create(case.image()).unwrap().set_len(SIZE).unwrap();
+    run(Command::new("mkfs.ext4").args(["-q", "-L", "precious"]).arg(case.image()));
+    let before = case.span(0, MIB);
+    let output = case.install(&[]);
+    assert_eq!(output.status.code(), Some(3));
+    let told = stderr(&output);
+    let reason = "it holds data and the plan does not say to wipe it: ext4 \"precious\" on the file";
+    assert!(told.contains(reason), "{told}");
+    assert!(told.ends_with("state: nothing changed\n"), "{told}");
+    assert_eq!(case.span(0, MIB), before);
+}
+
+#[test]
+fn a_release_that_is_not_there_costs_nothing() {
+    let mut case = Case::new();
+    case.fill_with_boot_code();
+    case.plan["commit"] = json!("0".repeat(64));
+    let output = case.install(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).ends_with("state: nothing changed\n"), "{}", stderr(&output));
+    assert_eq!(case.span(0, MIB), vec![0xfa; MIB]);
+}
+
+#[test]
+fn bad_plans_are_bad_input() {
+    let mut case = Case::new();
+    case.plan["commit"] = json!("abc");
+    let output = case.install(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("plan.json"), "{}", stderr(&output));
+}
