@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rackstep::engine::repo::{CommitOptions, CommitReport, MetaValue, Mode, Repo, RepoError};
 use rackstep::engine::signature::{SecretKey, SignatureError, sign_commit};
 use rackstep::exec::pack::{PackOptions, PackReport, write_pack};
-use rackstep::exec::pull::{By, PullError, PullReport, PullRequest, is_complete, pull};
+use rackstep::exec::pull::{By, PullError, PullReport, PullRequest, is_complete, pull, resolve_remote};
 use rackstep::model::Commit;
 use rackstep::model::progress::Silent;
 use rackstep::pack::Index;
@@ -192,6 +192,7 @@ fn revisions() {
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("usr/lib/rackstep")).unwrap();
     let repo = Repo::create(&dir.path().join("repo"), Mode::Archive).unwrap();
+    let server = Server::start(repo.path());
     let mut commits = Vec::new();
     for (version, timestamp) in [("1.0", 100), ("1.1", 200)] {
         fs::write(root.join("version"), version).unwrap();
@@ -206,13 +207,15 @@ fn revisions() {
     let cases = [("os/x", 1), ("1.0", 0), ("1.1", 1), (&commits[0].hex(), 0), (&commits[1].hex()[..12], 1)];
     for (text, expected) in cases {
         assert_eq!(repo.resolve(text).unwrap(), commits[expected], "{text}");
+        assert_eq!(resolve_remote(&server.url(), text).unwrap(), commits[expected], "{text}");
     }
     for text in ["os/y", "2.0", "abc", ""] {
         assert!(matches!(repo.resolve(text), Err(RepoError::NoRevision { .. })), "{text:?}");
+        let remote = resolve_remote(&server.url(), text);
+        assert!(matches!(remote, Err(PullError::NoRevision { .. })), "{text:?}");
     }
-    let listed: Vec<_> = repo.releases().unwrap().into_iter().map(|l| (l.commit, l.refs.len())).collect();
+    let listed: Vec<_> = repo.releases().unwrap().releases.into_iter().map(|l| (l.commit, l.refs.len())).collect();
     assert_eq!(listed, [(commits[1], 1), (commits[0], 0)]);
-    assert!(ostree(repo.path(), &["summary", "--view"]).contains(&commits[1].hex()));
 }
 
 #[test]
