@@ -16,7 +16,7 @@ use crate::model::{Deployment, Progress, ReleasePins};
 pub enum VerifyHostError {
     /// The deployments.
     #[error("looking at the deployments")]
-    Sysroot(#[from] SysrootError),
+    Sysroot(#[source] Box<SysrootError>),
     /// A deployment's pins.
     #[error(transparent)]
     Pins(#[from] PinsError),
@@ -59,7 +59,7 @@ pub struct PinnedDeployment {
 /// Every deployment that pins images, each release once.
 pub fn pinned_deployments(sysroot: &Sysroot) -> Result<Vec<PinnedDeployment>, VerifyHostError> {
     let mut pinned: Vec<PinnedDeployment> = Vec::new();
-    for deployment in sysroot.deployments()? {
+    for deployment in sysroot.deployments().map_err(|error| VerifyHostError::Sysroot(Box::new(error)))? {
         let directory = sysroot.release_dir(&deployment);
         let path = directory.join("pins.json");
         let seen = pinned.iter().any(|other| other.deployment.id.commit == deployment.id.commit);
