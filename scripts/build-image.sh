@@ -70,7 +70,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/rackstep-image.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 
 # --- the recipe ------------------------------------------------------------
-"$PYTHON" -c 'import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)' \
+"$PYTHON" -c 'import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)' \
     "$recipe" > "$work/recipe.json" || die "recipe $recipe: not valid YAML"
 field() { jq -r "$1" "$work/recipe.json"; }
 

@@ -23,7 +23,7 @@ fn a_machine_boots_speaks_and_loses_power() {
     let dir = tempfile::tempdir().unwrap();
     let kernel = tiny::kernel().unwrap();
     let initramfs = dir.path().join("initramfs");
-    tiny::initramfs(&kernel, INIT, &initramfs).unwrap();
+    tiny::initramfs(&kernel, "/init", INIT, &initramfs).unwrap();
 
     let network = Network::create("10.78.0.1/24").unwrap();
     let name = network.name().to_owned();

@@ -13,6 +13,10 @@ rm -rf /usr/share/bash-completion /usr/share/zsh /usr/share/fish /usr/share/grub
 find /usr/lib/grub -name '*.module' -delete
 rm -f /usr/lib/grub/*/gdb_* /usr/lib/grub/*/kernel.exec
 
+# Compiled into hwdb.bin; and programs of containerd that Docker does not run.
+[ ! -e /usr/lib/udev/hwdb.bin ] || rm -rf /usr/lib/udev/hwdb.d
+rm -f /usr/bin/ctr /usr/bin/containerd-stress /usr/bin/containerd-shim /usr/bin/containerd-shim-runc-v1
+
 # An ostree tree keeps its kernel here; the installer copies it to /boot.
 for kernel in /boot/vmlinuz-*; do
     [ -e "$kernel" ] || continue

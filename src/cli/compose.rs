@@ -14,7 +14,9 @@ const UNCHANGED: &str = "repo unchanged";
 /// The release holds the host's operating system and every container image of its services, file by file. The same
 /// lock gives the same commit; if the ref's newest commit was made from the very same inputs, nothing is done.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  rackstep lock host-image/openstack-host.yaml\n  rackstep compose host-image/openstack-host.yaml --repo /srv/rackstep/repo\n\nNeeds root: packages are installed into the tree, and files keep their owners.")]
+#[command(
+    after_help = "Example:\n  rackstep lock host-image/openstack-host.yaml\n  rackstep compose host-image/openstack-host.yaml --repo /srv/rackstep/repo\n\nNeeds root: packages are installed into the tree, and files keep their owners."
+)]
 pub struct Arguments {
     /// The treefile.
     treefile: PathBuf,
@@ -40,7 +42,8 @@ pub struct Arguments {
 
 /// Runs the verb.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let cache = Cache::open(arguments.cache.as_deref()).map_err(|error| Failure::new(Kind::Failed, error, UNCHANGED))?;
+    let cache = Cache::open(arguments.cache.as_deref())
+        .map_err(|error| Failure::new(Kind::Failed, error, UNCHANGED))?;
     let work = cache.work().map_err(|error| Failure::new(Kind::Failed, error, UNCHANGED))?;
     remove_on_interrupt(work.path());
     let request = Request {
@@ -57,11 +60,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 
 fn explain(error: ComposeError) -> Failure {
     let hint = match &error {
-        ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => Some("run `rackstep lock` on this treefile"),
+        ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
+            Some("run `rackstep lock` on this treefile")
+        }
         _ => None,
     };
     let kind = match error {
-        ComposeError::Input(_) | ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => Kind::BadInput,
+        ComposeError::Input(_) | ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
+            Kind::BadInput
+        }
         _ => Kind::Failed,
     };
     let failure = Failure::new(kind, error, UNCHANGED);
@@ -81,7 +88,9 @@ fn print(report: &Report, json: bool) {
     }
     let Report { commit, follows, version, .. } = report;
     if report.unchanged {
-        println!("{follows} {version} {commit}\nnothing changed: the newest release was made from these inputs");
+        println!(
+            "{follows} {version} {commit}\nnothing changed: the newest release was made from these inputs"
+        );
         return;
     }
     println!(
@@ -109,7 +118,8 @@ fn remove_on_interrupt(work: &Path) {
         });
         // Programs that were interrupted too may still write for a moment.
         let gone = (0..REMOVE_TRIES).any(|_| std::fs::remove_dir_all(&work).is_ok() || !work.exists());
-        let left = if gone { String::new() } else { format!("; {} is left to the next compose", work.display()) };
+        let left =
+            if gone { String::new() } else { format!("; {} is left to the next compose", work.display()) };
         eprintln!("error: interrupted\nstate: {UNCHANGED}{left}");
         std::process::exit(INTERRUPTED);
     });

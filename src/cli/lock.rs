@@ -14,7 +14,9 @@ use crate::manifest::Treefile;
 /// Writes the lock file next to the treefile (host.yaml → host.lock.yaml). Keep it under version control: `rackstep
 /// compose` uses nothing that is not in it, and the same lock always gives the same commit.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  rackstep lock host-image/openstack-host.yaml && git diff host-image/openstack-host.lock.yaml")]
+#[command(
+    after_help = "Example:\n  rackstep lock host-image/openstack-host.yaml && git diff host-image/openstack-host.lock.yaml"
+)]
 pub struct Arguments {
     /// The treefile.
     treefile: PathBuf,
@@ -42,7 +44,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let treefile = Treefile::load(&arguments.treefile).map_err(|error| fail(error.into()))?;
     let services = lock::load_services(&treefile).map_err(|error| fail(error.into()))?;
-    let cache = Cache::open(arguments.cache.as_deref()).map_err(|error| Failure::new(Kind::Failed, error, state))?;
+    let cache =
+        Cache::open(arguments.cache.as_deref()).map_err(|error| Failure::new(Kind::Failed, error, state))?;
     let progress = Terminal::default();
     let mirror = arguments.mirror.as_deref();
     let made = lock::resolve(&treefile, &arguments.treefile, &services, &cache, mirror, now(), &progress);

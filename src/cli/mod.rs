@@ -1,10 +1,17 @@
 //! The command line: one file per verb, and the only place that prints.
 
+mod boot;
 mod compose;
-mod lock;
+mod host;
 mod install;
+mod lock;
 pub mod progress;
+mod release;
 mod report;
+mod rollback;
+mod serve;
+mod status;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -22,9 +29,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Boot(boot::Arguments),
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
+    Release(release::Arguments),
+    Serve(serve::Arguments),
+    Upgrade(upgrade::Arguments),
+    Rollback(rollback::Arguments),
+    Status(status::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -34,12 +47,32 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     let outcome: Result<(), Failure> = match arguments.verb {
+        Verb::Boot(arguments) => boot::run(&arguments),
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
+        Verb::Release(arguments) => release::run(arguments),
+        Verb::Serve(arguments) => serve::run(arguments),
+        Verb::Upgrade(arguments) => upgrade::run(&arguments),
+        Verb::Rollback(arguments) => rollback::run(&arguments),
+        Verb::Status(arguments) => status::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Prints one line of the answer on stdout.
+#[allow(clippy::print_stdout)]
+fn print_line(line: &str) {
+    println!("{line}");
+}
+
+/// Prints an answer as JSON on stdout.
+fn print_json(answer: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(answer)
+        .map_err(|error| Failure::new(Kind::Failed, error, "the answer could not be written as JSON"))?;
+    print_line(&text);
+    Ok(())
 }

@@ -21,9 +21,8 @@ pub struct Arguments {
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let sysroot = arguments.host.open_sysroot()?;
-    let deployments = sysroot
-        .deployments()
-        .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    let deployments =
+        sysroot.deployments().map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     // A host without Docker or configuration still has deployments to tell about.
     let docker = arguments.host.connect_docker();
     let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments)).ok();
@@ -56,7 +55,9 @@ fn render_status(status: &Status) -> Vec<String> {
             lines.push(format!("    {:<20} {}  {present}", image.name, &image.config.hex()[..12]));
         }
     }
-    lines.push(format!("services  {}", if status.services.is_empty() { "none" } else { "" }).trim_end().to_owned());
+    lines.push(
+        format!("services  {}", if status.services.is_empty() { "none" } else { "" }).trim_end().to_owned(),
+    );
     lines.extend(status.services.iter().map(render_container));
     lines.extend(status.waiting.iter().map(|reason| format!("waiting   {reason}")));
     lines.push("▶ is what the next boot takes".to_owned());

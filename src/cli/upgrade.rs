@@ -6,9 +6,12 @@ use serde::Serialize;
 use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
+use crate::engine::sysroot::Sysroot;
+use crate::exec::pull::observe_remote;
 use crate::exec::revision::{Refs, RevisionError, fetch_refs, resolve};
-use crate::exec::upgrade::{Host, run as run_plan};
+use crate::exec::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
+use crate::model::{Commit, HostConfig};
 use crate::plan::upgrade::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 
 /// Fetch, verify and import a release; with --commit also make it the next boot.
@@ -62,13 +65,29 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         reboot: arguments.reboot,
         by_name: arguments.revision.is_some(),
     };
-    // The age of a release that was not pulled yet is not known; the pull checks it under the signature.
-    let target = Target { commit, created: sysroot.created(commit), repo: config.repo.clone() };
-    let plan = plan_upgrade(&deployments, booted.and_then(|booted| sysroot.created(booted.id.commit)), &target, request);
+    let created = match sysroot.created(commit) {
+        Some(created) => Some(created),
+        // Under its signature, so that nobody can pass an old release off as a new one.
+        None => Some(observe_signed(&config, commit, &sysroot)?),
+    };
+    let target = Target { commit, created, repo: config.repo.clone() };
+    let plan = plan_upgrade(
+        &deployments,
+        booted.and_then(|booted| sysroot.created(booted.id.commit)),
+        &target,
+        request,
+    );
     if arguments.dry_run || plan.steps.is_empty() {
         let state = state_line(&sysroot);
         if arguments.json {
-            return print_json(&Answer { format: 1, plan: &plan, bytes_pulled: None, pulled_by: None, imported: vec![], state });
+            return print_json(&Answer {
+                format: 1,
+                plan: &plan,
+                bytes_pulled: None,
+                pulled_by: None,
+                imported: vec![],
+                state,
+            });
         }
         print_plan(&plan);
         print_line(&format!("state: {state}"));
@@ -102,7 +121,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The repo's refs; a revision that is named may be on the host already, so then the repo need not answer.
+/// When a release that is not here yet was made; its signature is checked.
+fn observe_signed(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Result<u64, Failure> {
+    let keys = trusted_keys(config).map_err(|error| upgrade_failure(error, sysroot))?;
+    observe_remote(&config.repo, commit, &keys)
+        .map(|info| info.timestamp)
+        .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source }, sysroot))
+}
+
+/// The repo's refs. A release that is named may be on the host already, so then the repo need not answer.
 fn refs_of(url: &str, name: Option<&str>) -> Result<Refs, Failure> {
     match fetch_refs(url) {
         Ok(refs) => Ok(refs),

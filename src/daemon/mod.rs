@@ -1,1 +1,3 @@
-//! (written by its first module)
+//! Long-running services: wiring only. Decisions are in [`crate::plan`], texts in [`crate::netboot`].
+
+pub mod rack;

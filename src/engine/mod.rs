@@ -3,6 +3,7 @@
 pub mod command;
 pub mod disk;
 pub mod docker;
+pub mod fetch;
 pub mod firmware;
 pub mod grub;
 pub mod machine;

@@ -118,7 +118,12 @@ pub struct Report {
 }
 
 /// Composes.
-pub fn compose(request: &Request<'_>, cache: &Cache, work: &Path, progress: &dyn Progress) -> Result<Report, ComposeError> {
+pub fn compose(
+    request: &Request<'_>,
+    cache: &Cache,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<Report, ComposeError> {
     let read = read_inputs(request, cache)?;
     let head = writer::observe_head(request.repo, &read.treefile.follows)?;
     let plan = match plan_compose(&read.inputs, head.as_ref()) {
@@ -126,7 +131,6 @@ pub fn compose(request: &Request<'_>, cache: &Cache, work: &Path, progress: &dyn
         Verdict::Compose(plan) => plan,
     };
     let root = make_tree(request, cache, work, &read, &plan, progress)?;
-    progress.begin("commit", None);
     let kernel = initramfs::observe_kernel(&root)?;
     let new = writer::NewCommit {
         follows: &read.treefile.follows,
@@ -137,8 +141,7 @@ pub fn compose(request: &Request<'_>, cache: &Cache, work: &Path, progress: &dyn
         kernel: kernel.as_deref(),
         sign_key: request.sign_key,
     };
-    let commit = writer::write(request.repo, &root, &new)?;
-    progress.end(&format!("{commit}"));
+    let commit = writer::write(request.repo, &root, &new, progress)?;
     Ok(report(&read, commit, false))
 }
 
@@ -216,7 +219,11 @@ fn difference(treefile: &Treefile, services: &[Service], lock: &Lock) -> Option<
         return Some(format!("it is of {}, not of {}", lock.name, treefile.name));
     }
     if lock.suites != treefile.suites {
-        return Some(format!("suites are {}, expected {}", lock.suites.join(", "), treefile.suites.join(", ")));
+        return Some(format!(
+            "suites are {}, expected {}",
+            lock.suites.join(", "),
+            treefile.suites.join(", ")
+        ));
     }
     if let Some(package) = treefile.packages.iter().find(|package| !lock.requested.contains(package)) {
         return Some(format!("package {package} is not locked"));
@@ -228,14 +235,19 @@ fn difference(treefile: &Treefile, services: &[Service], lock: &Lock) -> Option<
         match lock.binaries.iter().find(|locked| locked.name == binary.name) {
             None => return Some(format!("binary {} is not locked", binary.name)),
             Some(locked) if locked.version != binary.version => {
-                return Some(format!("binary {} is locked at {}, expected {}", binary.name, locked.version, binary.version));
+                return Some(format!(
+                    "binary {} is locked at {}, expected {}",
+                    binary.name, locked.version, binary.version
+                ));
             }
             Some(_) => {}
         }
     }
     let wanted: BTreeMap<&String, (&String, &String)> = services
         .iter()
-        .flat_map(|service| service.images.iter().map(move |(name, source)| (name, (&service.name, &source.recipe))))
+        .flat_map(|service| {
+            service.images.iter().map(move |(name, source)| (name, (&service.name, &source.recipe)))
+        })
         .collect();
     for (name, (service, recipe)) in &wanted {
         match lock.images.get(*name) {
@@ -246,7 +258,10 @@ fn difference(treefile: &Treefile, services: &[Service], lock: &Lock) -> Option<
             Some(_) => {}
         }
     }
-    lock.images.keys().find(|name| !wanted.contains_key(name)).map(|name| format!("image {name} is locked and no longer asked for"))
+    lock.images
+        .keys()
+        .find(|name| !wanted.contains_key(name))
+        .map(|name| format!("image {name} is locked and no longer asked for"))
 }
 
 fn make_tree(
@@ -285,7 +300,12 @@ fn make_tree(
         created: read.lock.created,
         kernel: initramfs::observe_kernel(&root)?.unwrap_or_default(),
         services: read.services.iter().map(|service| service.name.clone()).collect(),
-        packages: read.lock.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect(),
+        packages: read
+            .lock
+            .packages
+            .iter()
+            .map(|package| (package.name.clone(), package.version.clone()))
+            .collect(),
         upgrade_from: read.treefile.upgrade_from.clone(),
     };
     services::install(&root, cache, &read.services, &read.pins, &release)?;

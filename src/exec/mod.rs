@@ -1,7 +1,21 @@
 //! Runs plans against engines.
 
+pub mod boot;
 pub mod compose;
-pub mod lock;
+pub mod config;
+pub mod files;
 pub mod install;
+pub mod journal;
+pub mod lock;
+pub mod pack;
+pub mod phases;
+pub mod places;
+pub mod pods;
+pub mod prepare;
+pub mod pull;
+pub mod readiness;
 pub mod revision;
+pub mod secrets;
+pub mod status;
 pub mod tree;
+pub mod upgrade;

@@ -12,7 +12,9 @@ use std::process::Command;
 
 use crate::engine::command::{self, CommandError};
 use crate::engine::docker::{Docker, VerifiedPins, VerifyError};
-use crate::engine::sysroot::{StagedLocked, Sysroot, SysrootError};
+use crate::engine::repo::{Repo, RepoError};
+use crate::engine::signature::PublicKey;
+use crate::engine::sysroot::{PREPARED_REF, StagedLocked, Sysroot, SysrootError};
 use crate::exec::prepare::{PrepareError, prepare_images};
 use crate::exec::pull::{PullError, PullReport, PullRequest, pull};
 use crate::image::store::ImageStore;
@@ -55,6 +57,18 @@ pub enum UpgradeError {
         #[source]
         source: PullError,
     },
+    /// The host's repo could not be opened.
+    #[error("opening the repo {path}")]
+    Repo {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// A key in the host's configuration is not one.
+    #[error("{0:?} in the host's trusted keys is not an ed25519 public key in base64")]
+    Key(String),
     /// The sysroot failed.
     #[error("changing the deployments")]
     Sysroot(#[from] SysrootError),
@@ -128,6 +142,12 @@ pub fn run(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Re
     Ok(run.done)
 }
 
+/// The keys that the host trusts.
+pub fn trusted_keys(config: &HostConfig) -> Result<Vec<PublicKey>, UpgradeError> {
+    let parse = |text: &String| PublicKey::parse(text).ok_or_else(|| UpgradeError::Key(text.clone()));
+    config.trusted_keys.iter().map(parse).collect()
+}
+
 fn checkout_of(sysroot: &Sysroot, id: &DeploymentId) -> Result<PathBuf, SysrootError> {
     sysroot
         .deployments()?
@@ -153,13 +173,12 @@ impl Run<'_> {
     }
 
     fn pull(&mut self, commit: Commit, from: &str) -> Result<(), UpgradeError> {
-        let repo = self.host.sysroot.open_repo()?;
-        let request = PullRequest {
-            repo_url: from.to_owned(),
-            commit,
-            trusted_keys: self.host.config.trusted_keys.clone(),
-            have: self.host.sysroot.deployments()?.iter().map(|deployment| deployment.id.commit).collect(),
-        };
+        let path = self.host.sysroot.repo_path();
+        let repo = Repo::open(&path).map_err(|source| UpgradeError::Repo { path, source })?;
+        let keys = trusted_keys(self.host.config)?;
+        // The ref protects the objects until they are deployed.
+        let reference = Some(PREPARED_REF.to_owned());
+        let request = PullRequest { repo_url: from.to_owned(), commit, keys, reference };
         let report = pull(&request, &repo, self.host.progress)
             .map_err(|source| UpgradeError::Pull { commit, source })?;
         self.done.pulled = Some(report);

@@ -1,10 +1,11 @@
-//! What people write: treefiles, service definitions, and the lock that compose makes of them.
+//! What people write: treefiles, service definitions, rack files, and the lock that compose makes of them.
 //!
 //! 1. a *fragment* is one file as written; 2. fragments are *merged* (lists append, scalars override);
 //! 3. the result is *validated*. Everything parses from `&str`; an error names file, line and thing.
 
 pub mod lock;
 pub mod place;
+pub mod rack;
 pub mod service;
 pub mod treefile;
 

@@ -100,7 +100,10 @@ impl Service {
     pub fn load(dir: &Path) -> Result<Self, InputError> {
         let service = Self::load_with(dir, &mut |name| std::fs::read_to_string(dir.join(name)))?;
         let missing = |what: &str, path: &Path| {
-            InputError::of_file(&dir.join(SERVICE_FILE).display().to_string(), format!("{what} {} does not exist", path.display()))
+            InputError::of_file(
+                &dir.join(SERVICE_FILE).display().to_string(),
+                format!("{what} {} does not exist", path.display()),
+            )
         };
         for source in service.images.values() {
             let recipe = dir.join(&source.recipe);
@@ -149,19 +152,29 @@ impl Service {
                 Err(source.error("phases", value, format!("phase {}: {message}", phase.id)))
             };
             if !self.images.contains_key(&phase.image) {
-                return wrong(&phase.image, format!("image {} is not among the service's images", phase.image));
+                return wrong(
+                    &phase.image,
+                    format!("image {} is not among the service's images", phase.image),
+                );
             }
             if phase.command.is_empty() {
                 return wrong(&phase.id, "command is empty".to_owned());
             }
             match &phase.pod {
-                Some(pod) if !self.has_pod(pod) => return wrong(pod, format!("pod {pod} is not among the service's pods")),
+                Some(pod) if !self.has_pod(pod) => {
+                    return wrong(pod, format!("pod {pod} is not among the service's pods"));
+                }
                 None if self.pods.len() != 1 => {
-                    return wrong(&phase.id, format!("the service has {} pods, so `pod` must be named", self.pods.len()));
+                    return wrong(
+                        &phase.id,
+                        format!("the service has {} pods, so `pod` must be named", self.pods.len()),
+                    );
                 }
                 _ => {}
             }
-            if let Some(need) = phase.needs.iter().find(|need| !need.starts_with("pod/") && !need.starts_with("phase/")) {
+            if let Some(need) =
+                phase.needs.iter().find(|need| !need.starts_with("pod/") && !need.starts_with("phase/"))
+            {
                 return wrong(need, format!("need {need} is neither pod/NAME nor phase/ID"));
             }
             if !earlier.insert(phase.id.as_str()) {
@@ -170,10 +183,18 @@ impl Service {
         }
         for (pod, phases) in &self.pods_after {
             if !self.has_pod(pod) {
-                return Err(source.error("pods_after", pod, format!("pods_after: pod {pod} is not among the service's pods")));
+                return Err(source.error(
+                    "pods_after",
+                    pod,
+                    format!("pods_after: pod {pod} is not among the service's pods"),
+                ));
             }
             if let Some(phase) = phases.iter().find(|phase| !earlier.contains(phase.as_str())) {
-                return Err(source.error("pods_after", phase, format!("pods_after: phase {phase} is not among the service's phases")));
+                return Err(source.error(
+                    "pods_after",
+                    phase,
+                    format!("pods_after: phase {phase} is not among the service's phases"),
+                ));
             }
         }
         Ok(())
@@ -195,10 +216,14 @@ impl Pod {
             return wrong("metadata.name is missing".to_owned());
         };
         if value["spec"]["hostNetwork"] != true {
-            return wrong(format!("pod {name}: hostNetwork must be true: a host has no other network for pods"));
+            return wrong(format!(
+                "pod {name}: hostNetwork must be true: a host has no other network for pods"
+            ));
         }
         let mut containers = 0;
-        for container in ["initContainers", "containers"].iter().filter_map(|key| value["spec"][key].as_array()).flatten() {
+        for container in
+            ["initContainers", "containers"].iter().filter_map(|key| value["spec"][key].as_array()).flatten()
+        {
             containers += 1;
             let image = container["image"].as_str().unwrap_or_default();
             if !images.contains_key(image) {
@@ -206,7 +231,9 @@ impl Pod {
                 let known = images.keys().cloned().collect::<Vec<_>>().join(", ");
                 return Err(InputError {
                     place: line,
-                    message: format!("pod {name}: image {image:?} is not among the service's images ({known})"),
+                    message: format!(
+                        "pod {name}: image {image:?} is not among the service's images ({known})"
+                    ),
                 });
             }
             if container["imagePullPolicy"].as_str().is_some_and(|policy| policy != "Never") {
@@ -227,7 +254,11 @@ impl Pod {
             for container in containers {
                 let image = container["image"].as_str().unwrap_or_default().to_owned();
                 let Some(pinned) = pins.get(&image) else {
-                    return Err(self.source.error("spec", &image, format!("pod {}: image {image} is not pinned", self.name)));
+                    return Err(self.source.error(
+                        "spec",
+                        &image,
+                        format!("pod {}: image {image} is not pinned", self.name),
+                    ));
                 };
                 container["image"] = Value::String(pinned.config.to_string());
                 container["imagePullPolicy"] = Value::String("Never".to_owned());
@@ -259,7 +290,9 @@ pub fn render(
     let mut phases = Vec::new();
     let (mut secrets, mut volumes, mut pods_after) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for service in services {
-        let blame = |message: String| InputError::of_file(&service.dir.join(SERVICE_FILE).display().to_string(), message);
+        let blame = |message: String| {
+            InputError::of_file(&service.dir.join(SERVICE_FILE).display().to_string(), message)
+        };
         for pod in &service.pods {
             let path = PathBuf::from("pods").join(format!("{}.yaml", pod.name));
             if files.insert(path, pod.render(pins)?.into_bytes()).is_some() {
@@ -267,7 +300,11 @@ pub fn render(
             }
         }
         for phase in &service.phases {
-            let pod = phase.pod.as_deref().or(service.pods.first().map(|pod| pod.name.as_str())).unwrap_or_default();
+            let pod = phase
+                .pod
+                .as_deref()
+                .or(service.pods.first().map(|pod| pod.name.as_str()))
+                .unwrap_or_default();
             phases.push(json!({
                 "id": phase.id, "service": service.name, "kind": phase.kind, "image": phase.image,
                 "command": phase.command, "env": phase.env, "pod": pod, "needs": phase.needs,
@@ -312,7 +349,12 @@ mod tests {
 
     fn pins() -> BTreeMap<String, PinnedImage> {
         let layers = vec![PinnedLayer { diff_id: Digest::of(b"l"), size: 1 }];
-        let image = PinnedImage { reference: "r".into(), manifest: Digest::of(b"m"), config: Digest::of(b"c"), layers };
+        let image = PinnedImage {
+            reference: "r".into(),
+            manifest: Digest::of(b"m"),
+            config: Digest::of(b"c"),
+            layers,
+        };
         BTreeMap::from([("keystone".into(), image)])
     }
 
@@ -337,15 +379,47 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_thing() {
         let table = [
-            (SERVICE.replace("pods: [pod.yaml]", "pods: [pods.yaml]"), POD.into(), "k/service.yaml:4:8: k/pods.yaml: cannot be read"),
-            (SERVICE.replace("image: keystone,", "image: glance,"), POD.into(), "k/service.yaml:10:39: phase expand: image glance is not"),
-            (SERVICE.replace("pod/mariadb", "mariadb"), POD.into(), "k/service.yaml:10:78: phase expand: need mariadb is neither"),
-            (SERVICE.replace("[expand]", "[nothing]"), POD.into(), "k/service.yaml:12:14: pods_after: phase nothing is not"),
-            (SERVICE.replace("kind: expand", "kind: grow"), POD.into(), "k/service.yaml:10:20: phases[0].kind: unknown variant `grow`"),
-            (SERVICE.into(), POD.replace("image: keystone", "image: glance"), "k/pod.yaml:8:14: pod keystone: image \"glance\" is not"),
-            (SERVICE.into(), POD.replace("hostNetwork: true", "hostNetwork: false"), "k/pod.yaml: pod keystone: hostNetwork must be true"),
+            (
+                SERVICE.replace("pods: [pod.yaml]", "pods: [pods.yaml]"),
+                POD.into(),
+                "k/service.yaml:4:8: k/pods.yaml: cannot be read",
+            ),
+            (
+                SERVICE.replace("image: keystone,", "image: glance,"),
+                POD.into(),
+                "k/service.yaml:10:39: phase expand: image glance is not",
+            ),
+            (
+                SERVICE.replace("pod/mariadb", "mariadb"),
+                POD.into(),
+                "k/service.yaml:10:78: phase expand: need mariadb is neither",
+            ),
+            (
+                SERVICE.replace("[expand]", "[nothing]"),
+                POD.into(),
+                "k/service.yaml:12:14: pods_after: phase nothing is not",
+            ),
+            (
+                SERVICE.replace("kind: expand", "kind: grow"),
+                POD.into(),
+                "k/service.yaml:10:20: phases[0].kind: unknown variant `grow`",
+            ),
+            (
+                SERVICE.into(),
+                POD.replace("image: keystone", "image: glance"),
+                "k/pod.yaml:8:14: pod keystone: image \"glance\" is not",
+            ),
+            (
+                SERVICE.into(),
+                POD.replace("hostNetwork: true", "hostNetwork: false"),
+                "k/pod.yaml: pod keystone: hostNetwork must be true",
+            ),
             (SERVICE.into(), POD.replace("kind: Pod", "kind: Job"), "k/pod.yaml: not a Pod"),
-            (SERVICE.into(), format!("{POD}      imagePullPolicy: Always\n"), "k/pod.yaml: pod keystone: imagePullPolicy must be Never"),
+            (
+                SERVICE.into(),
+                format!("{POD}      imagePullPolicy: Always\n"),
+                "k/pod.yaml: pod keystone: imagePullPolicy must be Never",
+            ),
         ];
         for (service, pod, expected) in table {
             let told = load(&service, &pod).unwrap_err().to_string();

@@ -115,7 +115,11 @@ impl Treefile {
     /// Parses a treefile that stands alone; its paths stay relative.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, InputError> {
         Self::load_with(Path::new(file_name), &mut |path| {
-            if path == Path::new(file_name) { Ok(text.to_owned()) } else { Err(std::io::ErrorKind::NotFound.into()) }
+            if path == Path::new(file_name) {
+                Ok(text.to_owned())
+            } else {
+                Err(std::io::ErrorKind::NotFound.into())
+            }
         })
     }
 
@@ -142,9 +146,11 @@ impl Treefile {
     }
 
     fn require_files(&self) -> Result<(), InputError> {
-        for (key, paths, is_directory) in
-            [("files", &self.files, true), ("postprocess", &self.postprocess, false), ("services", &self.services, true)]
-        {
+        for (key, paths, is_directory) in [
+            ("files", &self.files, true),
+            ("postprocess", &self.postprocess, false),
+            ("services", &self.services, true),
+        ] {
             for path in paths {
                 let found = if is_directory { path.is_dir() } else { path.is_file() };
                 if !found {
@@ -213,7 +219,8 @@ impl Merged {
         for include in &fragment.include {
             self.add(&base.join(include), Some((&source, include)), depth + 1, read)?;
         }
-        let under = |paths: &[String]| paths.iter().map(|path| normalize(&base.join(path))).collect::<Vec<_>>();
+        let under =
+            |paths: &[String]| paths.iter().map(|path| normalize(&base.join(path))).collect::<Vec<_>>();
         self.files.extend(under(fragment.files.as_slice()));
         self.postprocess.extend(under(&fragment.postprocess));
         self.services.extend(under(&fragment.services));
@@ -238,7 +245,11 @@ impl Merged {
         };
         let version = fragment.version.clone().ok_or_else(|| missing("version"))?;
         if version.is_empty() || !version.chars().all(|c| c.is_ascii_alphanumeric() || ".-+~_".contains(c)) {
-            return wrong("version", &version, format!("version: {version:?} has other characters than A-Z a-z 0-9 . - + ~ _"));
+            return wrong(
+                "version",
+                &version,
+                format!("version: {version:?} has other characters than A-Z a-z 0-9 . - + ~ _"),
+            );
         }
         if fragment.suites.is_empty() {
             return Err(missing("suites"));
@@ -299,9 +310,10 @@ fn check_binary(binary: &Binary) -> Result<(), String> {
     }
     match (&binary.url, &binary.sha256) {
         (Some(_), None) => Err(format!("binaries: {name}: a url without sha256 pins nothing")),
-        (None, _) if !binary.source.starts_with("go:") => {
-            Err(format!("binaries: {name}: source {:?} is neither go:PACKAGE nor accompanied by a url", binary.source))
-        }
+        (None, _) if !binary.source.starts_with("go:") => Err(format!(
+            "binaries: {name}: source {:?} is neither go:PACKAGE nor accompanied by a url",
+            binary.source
+        )),
         _ => Ok(()),
     }
 }
@@ -362,8 +374,14 @@ mod tests {
     #[test]
     fn merges_fragments() {
         let files = [
-            ("dir/base.yaml", "name: base\nref: r/base\nversion: \"1\"\nsuites: [trixie]\npackages: [bash, ssh]\nfiles: root\nservices: [../m/keystone]\nbinaries:\n- {name: k, version: v1, source: 'go:x', install: /usr/bin/k}\n"),
-            ("dir/top.yaml", "include: [base.yaml]\nversion: \"2\"\npackages: [vim, bash]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n"),
+            (
+                "dir/base.yaml",
+                "name: base\nref: r/base\nversion: \"1\"\nsuites: [trixie]\npackages: [bash, ssh]\nfiles: root\nservices: [../m/keystone]\nbinaries:\n- {name: k, version: v1, source: 'go:x', install: /usr/bin/k}\n",
+            ),
+            (
+                "dir/top.yaml",
+                "include: [base.yaml]\nversion: \"2\"\npackages: [vim, bash]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n",
+            ),
         ];
         let mut read = |path: &Path| {
             let found = files.iter().find(|(name, _)| Path::new(name) == path);
@@ -382,8 +400,14 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_thing() {
         let table = [
-            (format!("{BASE}packages: [Bash]\n"), "t.yaml:5:12: packages: \"Bash\" is not the name of a package"),
-            (format!("{BASE}packages:\n  - bash\n  - a b\n"), "t.yaml:7:5: packages: \"a b\" is not the name of a package"),
+            (
+                format!("{BASE}packages: [Bash]\n"),
+                "t.yaml:5:12: packages: \"Bash\" is not the name of a package",
+            ),
+            (
+                format!("{BASE}packages:\n  - bash\n  - a b\n"),
+                "t.yaml:7:5: packages: \"a b\" is not the name of a package",
+            ),
             (format!("{BASE}pakages: [bash]\n"), "t.yaml:5:1: unknown field `pakages`"),
             (format!("{BASE}packages: bash\n"), "t.yaml:5:11: packages: invalid type"),
             (format!("{BASE}packages: [bash\n"), "t.yaml:6:1: did not find expected ',' or ']'"),
@@ -397,7 +421,9 @@ mod tests {
                 "t.yaml:6:10: binaries: k: install path \"/opt/k\" is not below /usr",
             ),
             (
-                format!("{BASE}binaries:\n- {{name: k, version: v1, source: x, install: /usr/bin/k, url: 'http://h/k'}}\n"),
+                format!(
+                    "{BASE}binaries:\n- {{name: k, version: v1, source: x, install: /usr/bin/k, url: 'http://h/k'}}\n"
+                ),
                 "t.yaml:6:10: binaries: k: a url without sha256 pins nothing",
             ),
         ];

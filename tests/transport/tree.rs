@@ -55,6 +55,9 @@ pub fn odd_tree(root: &Path) {
     write("usr/share/ünïcode dir/日本語", b"y", 0o644);
     write("usr/share/B", b"B", 0o644);
     write("usr/share/a", b"a", 0o644);
+    for number in 0..8 {
+        write(&format!("usr/lib/deep/part{number}"), &noise(100 + number, 300_000), 0o644);
+    }
     write("usr/etc/owned", b"owned", 0o640);
     fs::hard_link(root.join("usr/lib/large"), root.join("usr/lib/large-again")).unwrap();
     symlink("../lib/large", root.join("usr/bin/link")).unwrap();

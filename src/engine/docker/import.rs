@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
+use crate::image::store::ImageStore;
 use crate::model::{Digest, PinnedImage, Progress};
 
 use super::{Docker, DockerError};
@@ -39,6 +40,17 @@ pub trait ImageArchive: Sync {
         skip: &BTreeSet<Digest>,
         out: &mut dyn Write,
     ) -> Result<(), ArchiveError>;
+}
+
+impl ImageArchive for ImageStore {
+    fn write_archive(
+        &self,
+        images: &[&PinnedImage],
+        skip: &BTreeSet<Digest>,
+        mut out: &mut dyn Write,
+    ) -> Result<(), ArchiveError> {
+        Self::write_archive(self, images, skip, &mut out).map_err(ArchiveError::from)
+    }
 }
 
 /// What an import did.

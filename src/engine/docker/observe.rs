@@ -21,6 +21,13 @@ pub struct Observed {
     pub storage: Storage,
 }
 
+impl Observed {
+    /// Is an image of the pinned Id there? Looks at the Id alone.
+    pub fn has_image(&self, image: &PinnedImage) -> bool {
+        self.images.contains_key(&image.config)
+    }
+}
+
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedImage {

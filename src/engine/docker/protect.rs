@@ -34,11 +34,12 @@ impl Docker {
         let images = self.observe_images()?;
         let mut new = 0;
         for (name, image) in release.images() {
-            let (repository, tag) = (format!("{REPOSITORY}/{}", path_of(name)), short(image.config));
-            let full = format!("{repository}:{tag}");
+            let full = tag_of(name, image.config);
             let tagged = images.get(&image.config).is_some_and(|image| image.tags.contains(&full));
             if !tagged {
-                let options = TagImageOptions { repo: Some(repository), tag: Some(tag) };
+                let (repository, tag) = full.rsplit_once(':').unwrap_or((&full, ""));
+                let options =
+                    TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
                 self.ask(
                     || format!("tagging container image {} as {full}", image.config),
                     self.client.tag_image(&image.config.to_string(), Some(options)),
@@ -147,6 +148,11 @@ impl Docker {
         }
         Ok(())
     }
+}
+
+/// The tag that [`Docker::protect`] puts on a pinned image. It names the Id that it belongs on, so it never moves.
+pub fn tag_of(name: &str, image: Digest) -> String {
+    format!("{REPOSITORY}/{}:{}", path_of(name), short(image))
 }
 
 /// The first twelve digits, as Docker shows Ids.

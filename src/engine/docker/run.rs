@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::exec::{StartExecOptions, StartExecResults};
+use bollard::models::{ContainerCreateBody, ExecConfig, HostConfig};
 use bollard::query_parameters::{
     CreateContainerOptions, LogsOptions, RemoveContainerOptions, WaitContainerOptions,
 };
@@ -98,6 +99,40 @@ impl Docker {
                 operation: format!("waiting for container {name}"),
                 problem: "no exit code".to_owned(),
             }),
+        }
+    }
+
+    /// Runs a command in a running container; its exit code, or none when it did not end within `limit`.
+    pub fn exec_in(
+        &self,
+        container: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Option<i64>, DockerError> {
+        let operation = || format!("running {command:?} in container {container}");
+        let config = ExecConfig {
+            cmd: Some(command.to_vec()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let run = async {
+            let exec = self.client.create_exec(container, config).await?.id;
+            if let StartExecResults::Attached { mut output, .. } =
+                self.client.start_exec(&exec, None::<StartExecOptions>).await?
+            {
+                // Its output ends when it does.
+                while let Some(piece) = output.next().await {
+                    piece?;
+                }
+            }
+            self.client.inspect_exec(&exec).await
+        };
+        let ended = self.runtime.block_on(async { tokio::time::timeout(limit, run).await });
+        match ended {
+            Err(_) => Ok(None),
+            Ok(Ok(answer)) => Ok(answer.exit_code),
+            Ok(Err(source)) => Err(DockerError::Call { operation: operation(), source: Box::new(source) }),
         }
     }
 

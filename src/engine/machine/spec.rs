@@ -149,7 +149,15 @@ impl MachineSpec {
         let mut add = |arguments: &[&str]| all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         add(&["-name", &self.name, "-nodefaults", "-no-user-config", "-display", "none"]);
         add(&accelerator.arguments());
-        add(&["-machine", "q35", "-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()]);
+        // graphics=off: SeaBIOS and what it starts (iPXE, GRUB) speak on the serial console.
+        add(&[
+            "-machine",
+            "q35,graphics=off",
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &self.memory_mib.to_string(),
+        ]);
         add(&["-chardev", &format!("file,id=console,append=on,path={}", escape(&self.console_path()))]);
         add(&["-serial", "chardev:console"]);
         add(&["-qmp", &format!("unix:{},server=on,wait=off", escape(&self.control_path()))]);
@@ -239,7 +247,7 @@ mod tests {
         assert_eq!(
             text,
             "-name control-1 -nodefaults -no-user-config -display none \
-             -accel tcg,thread=multi -cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt -machine q35 -smp 2 -m 1024 \
+             -accel tcg,thread=multi -cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt -machine q35,graphics=off -smp 2 -m 1024 \
              -chardev file,id=console,append=on,path=/m/console.log -serial chardev:console \
              -qmp unix:/m/qmp.sock,server=on,wait=off -device virtio-rng-pci \
              -drive if=pflash,unit=0,format=raw,readonly=on,file=/code.fd \

@@ -95,10 +95,10 @@ fn find(home: &Path) -> Option<TinyKernel> {
     busybox.exists().then_some(TinyKernel { vmlinuz, modules, busybox })
 }
 
-/// Packs an initramfs whose `/init` is the given shell script; `files` are added as `(path, content, mode)`.
+/// Packs an initramfs whose first process is the given shell script at `path` (`/init`, or what `rdinit=` says).
 ///
 /// The script finds busybox's tools in `/bin`, `/proc`, `/sys` and `/dev` mounted, and virtio network and disks ready.
-pub fn initramfs(kernel: &TinyKernel, init: &str, out: &Path) -> Result<(), MachineError> {
+pub fn initramfs(kernel: &TinyKernel, path: &str, init: &str, out: &Path) -> Result<(), MachineError> {
     let mut archive = Cpio::default();
     for dir in ["bin", "dev", "proc", "sys", "lib", "etc"] {
         archive.add(dir, 0o040_755, &[]);
@@ -121,7 +121,11 @@ pub fn initramfs(kernel: &TinyKernel, init: &str, out: &Path) -> Result<(), Mach
         prologue.push_str(&format!("insmod /lib/{name}\n"));
     }
     prologue.push_str(init);
-    archive.add("init", 0o100_755, prologue.as_bytes());
+    let path = path.trim_start_matches('/');
+    for (at, _) in path.match_indices('/') {
+        archive.add(&path[..at], 0o040_755, &[]);
+    }
+    archive.add(path, 0o100_755, prologue.as_bytes());
     let file = fs::File::create(out).map_err(MachineError::io(format!("creating {}", out.display())))?;
     let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
     gzip.write_all(&archive.finish())

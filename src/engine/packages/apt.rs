@@ -33,8 +33,12 @@ impl Mirrors {
             return Ok(Self { main: Some(main), security });
         }
         let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
-        let text =
-            run_text(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+        let text = run_text(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            format,
+            "Created-By: Packages",
+        ]))?;
         Ok(Self::parse(&text))
     }
 
@@ -86,7 +90,12 @@ struct Stanza {
 
 impl Apt {
     /// Sets up the world for `suites` below `cache` and fetches its package lists.
-    pub fn open(cache: &Path, mirrors: &Mirrors, suites: &[String], architecture: &str) -> Result<Self, PackageError> {
+    pub fn open(
+        cache: &Path,
+        mirrors: &Mirrors,
+        suites: &[String],
+        architecture: &str,
+    ) -> Result<Self, PackageError> {
         let sources = mirrors.render_sources(suites)?;
         let key = Digest::of(format!("{architecture}\n{sources}").as_bytes()).hex();
         let dir = cache.join("lists").join(&key[..16]);
@@ -135,7 +144,8 @@ impl Apt {
     pub fn resolve(&self, requested: &[String]) -> Result<Vec<Package>, PackageError> {
         let known = self.read_lists()?;
         let names: BTreeSet<&str> = known.keys().map(|(name, _)| name.as_str()).collect();
-        let provided: BTreeSet<&str> = known.values().flat_map(|s| s.provides.iter().map(String::as_str)).collect();
+        let provided: BTreeSet<&str> =
+            known.values().flat_map(|s| s.provides.iter().map(String::as_str)).collect();
         let unknown: Vec<String> = requested
             .iter()
             .filter(|name| !names.contains(name.as_str()) && !provided.contains(name.as_str()))

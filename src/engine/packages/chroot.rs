@@ -34,12 +34,12 @@ where
     S: AsRef<OsStr>,
 {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--", "sh", "-c", SETUP, "sh"]).arg(root);
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--", "sh", "-c", SETUP, "sh"])
+        .arg(root);
     command.args(program);
     command.env_clear().envs(environment(created)).current_dir("/").stdin(std::process::Stdio::null());
-    run(&mut command)
-        .map(drop)
-        .map_err(|source| PackageError::Inside { what: what.to_owned(), source })
+    run(&mut command).map(drop).map_err(|source| PackageError::Inside { what: what.to_owned(), source })
 }
 
 /// The environment of everything that writes into a tree.

@@ -129,13 +129,25 @@ mod tests {
     fn cleans() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        for file in ["etc/ssh/ssh_host_rsa_key", "etc/ssh/sshd_config", "etc/machine-id", "var/log/x/y", "usr/a/__pycache__/b.pyc"] {
+        for file in [
+            "etc/ssh/ssh_host_rsa_key",
+            "etc/ssh/sshd_config",
+            "etc/machine-id",
+            "var/log/x/y",
+            "usr/a/__pycache__/b.pyc",
+        ] {
             fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
             fs::write(root.join(file), "x").unwrap();
         }
         fs::write(root.join("etc/shadow"), "root:*:19999:0:::::\nx:!::::::\n").unwrap();
         clean(root, 86_400 * 5 + 7).unwrap();
-        let left: Vec<_> = WalkDir::new(root).sort_by_file_name().into_iter().filter_map(Result::ok).filter(|e| e.file_type().is_file()).map(|e| e.path().strip_prefix(root).unwrap().display().to_string()).collect();
+        let left: Vec<_> = WalkDir::new(root)
+            .sort_by_file_name()
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|e| e.file_type().is_file())
+            .map(|e| e.path().strip_prefix(root).unwrap().display().to_string())
+            .collect();
         assert_eq!(left, ["etc/shadow", "etc/ssh/sshd_config"]);
         assert_eq!(fs::read_to_string(root.join("etc/shadow")).unwrap(), "root:*:5:0:::::\nx:!::::::\n");
         assert!(root.join("var/log").is_dir());

@@ -63,7 +63,12 @@ pub fn fetch_all(
     if let Some(error) = first_error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(error);
     }
-    progress.end(&format!("{} of {} packages fetched, {} MB", missing.len(), packages.len(), bytes / 1_000_000));
+    progress.end(&format!(
+        "{} of {} packages fetched, {} MB",
+        missing.len(),
+        packages.len(),
+        bytes / 1_000_000
+    ));
     Ok(bytes)
 }
 
@@ -105,10 +110,9 @@ struct Fetcher<'a> {
 
 impl Fetcher<'_> {
     fn fetch(&self, package: &Package) -> Result<(), PackageError> {
-        let base = self
-            .mirrors
-            .base(package.archive)
-            .ok_or_else(|| PackageError::NoMirror { suite: format!("{:?}", package.archive).to_lowercase() })?;
+        let base = self.mirrors.base(package.archive).ok_or_else(|| PackageError::NoMirror {
+            suite: format!("{:?}", package.archive).to_lowercase(),
+        })?;
         let url = format!("{base}/{}", package.path.replace('+', "%2b").replace('~', "%7e"));
         let part = self.cache.join("debs").join(format!("{}.part", package.sha256.hex()));
         if !url.starts_with("http://") {
@@ -275,7 +279,8 @@ mod tests {
     fn resumes_then_takes_from_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let package = package(b"0123456789");
-        let (base, handle) = serve(vec![answer("200 OK", 10, b"0123"), answer("206 Partial Content", 6, b"456789")]);
+        let (base, handle) =
+            serve(vec![answer("200 OK", 10, b"0123"), answer("206 Partial Content", 6, b"456789")]);
         let mirrors = Mirrors { main: Some(base), security: None };
         let bytes = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap();
         assert_eq!(bytes, 10);
@@ -290,7 +295,8 @@ mod tests {
     fn wrong_content_and_missing_files_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let package = package(b"0123456789");
-        let (base, handle) = serve(vec![answer("200 OK", 10, b"012345678X"), answer("404 Not Found", 0, b"")]);
+        let (base, handle) =
+            serve(vec![answer("200 OK", 10, b"012345678X"), answer("404 Not Found", 0, b"")]);
         let mirrors = Mirrors { main: Some(base), security: None };
         let wrong = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
         assert!(matches!(wrong, PackageError::Digest { .. }), "{wrong}");

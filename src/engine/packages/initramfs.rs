@@ -52,10 +52,18 @@ pub fn build(
     created: u64,
 ) -> Result<PathBuf, PackageError> {
     let image = format!("/usr/lib/modules/{kernel}/initramfs.img");
-    let mut command: Vec<String> =
-        ["dracut", "--force", "--no-hostonly", "--reproducible", "--no-early-microcode", "--quiet", "--tmpdir", "/tmp"]
-            .map(str::to_owned)
-            .to_vec();
+    let mut command: Vec<String> = [
+        "dracut",
+        "--force",
+        "--no-hostonly",
+        "--reproducible",
+        "--no-early-microcode",
+        "--quiet",
+        "--tmpdir",
+        "/tmp",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     // One thread: zstd's output depends on how the work is divided.
     command.extend(["--compress".to_owned(), "zstd -10 -q -T1".to_owned()]);
     if !modules.is_empty() {

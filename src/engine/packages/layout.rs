@@ -134,7 +134,9 @@ mod tests {
     fn converts() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        for directory in ["etc", "usr/lib", "var/lib/dpkg", "var/lib/chrony", "var/cache/apt", "home", "boot", "tmp"] {
+        for directory in
+            ["etc", "usr/lib", "var/lib/dpkg", "var/lib/chrony", "var/cache/apt", "home", "boot", "tmp"]
+        {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root").unwrap();
@@ -150,9 +152,15 @@ mod tests {
         assert_eq!(fs::read_link(root.join("home")).unwrap(), Path::new("var/home"));
         assert!(root.join("sysroot").is_dir());
         let rules = fs::read_to_string(root.join(RULES_FILE)).unwrap();
-        let (uid, gid) = { let m = root.join("sysroot").metadata().unwrap(); (m.uid(), m.gid()) };
+        let (uid, gid) = {
+            let m = root.join("sysroot").metadata().unwrap();
+            (m.uid(), m.gid())
+        };
         assert!(rules.contains(&format!("d /var/lib/chrony 0750 {uid} {gid} -\n")), "{rules}");
-        assert!(rules.contains("C /var/lib/chrony/drift - - - - /usr/share/factory/var/lib/chrony/drift\n"), "{rules}");
+        assert!(
+            rules.contains("C /var/lib/chrony/drift - - - - /usr/share/factory/var/lib/chrony/drift\n"),
+            "{rules}"
+        );
         assert!(rules.contains("L /var/run - - - - /run\n"), "{rules}");
         assert!(!rules.contains("dpkg"), "{rules}");
     }

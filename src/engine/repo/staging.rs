@@ -105,6 +105,12 @@ impl Staging {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(*object)
     }
 
+    /// Names of the batches that are finished and not published.
+    pub fn finished(&self) -> Result<Vec<String>, RepoError> {
+        let names = children(&self.dir)?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(DONE)).map(str::to_owned).collect())
+    }
+
     /// Flushes what finished batches hold and gives the objects their names. Gives how many.
     pub fn publish(&self) -> Result<u64, RepoError> {
         let mut published = 0;

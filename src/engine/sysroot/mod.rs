@@ -27,7 +27,7 @@ pub use lock::LockError;
 pub const STATEROOT: &str = "rackstep";
 
 /// Names the release that a staged deployment came from; protects its objects when the host restarts before the flip.
-const PREPARED_REF: &str = "rackstep/prepared";
+pub const PREPARED_REF: &str = "rackstep/prepared";
 
 /// An ostree sysroot.
 #[derive(Debug)]
@@ -121,6 +121,17 @@ impl Sysroot {
     /// The sysroot's repo.
     pub fn repo(&self) -> ostree::Repo {
         self.inner.repo()
+    }
+
+    /// Where its repo is.
+    pub fn repo_path(&self) -> PathBuf {
+        self.path.join("ostree/repo")
+    }
+
+    /// When the commit was made, in seconds since 1970, if it is here.
+    pub fn created(&self, commit: Commit) -> Option<u64> {
+        let (variant, _) = self.repo().load_commit(&commit.hex()).ok()?;
+        Some(ostree::commit_get_timestamp(&variant))
     }
 
     /// Where the sysroot is.

@@ -25,7 +25,8 @@ pub struct Cache {
 impl Cache {
     /// Takes `dir`, or `$RACKSTEP_CACHE`, or `rackstep` in the user's cache directory.
     pub fn open(dir: Option<&Path>) -> io::Result<Self> {
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let dir = dir
             .map(Path::to_owned)
             .or_else(|| variable("RACKSTEP_CACHE"))
@@ -109,7 +110,9 @@ fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(process) = name.split('-').next().and_then(|digits| digits.parse::<u32>().ok()) else { continue };
+        let Some(process) = name.split('-').next().and_then(|digits| digits.parse::<u32>().ok()) else {
+            continue;
+        };
         if !Path::new("/proc").join(process.to_string()).exists()
             && let Err(error) = fs::remove_dir_all(entry.path())
         {

@@ -9,7 +9,9 @@ use super::binaries::BinaryError;
 use super::cache::{Cache, copy_tree};
 use super::files::{self, FileError};
 use crate::engine::command::CommandError;
-use crate::engine::packages::{PackageError, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout};
+use crate::engine::packages::{
+    PackageError, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout,
+};
 use crate::manifest::{Lock, Treefile};
 use crate::model::{Progress, RELEASE_DIR};
 use crate::plan::compose::ComposePlan;
@@ -89,14 +91,20 @@ pub fn ensure(
     progress.begin("host files", None);
     copy_tree(&packages, &root)?;
     lay_files(inputs, &root)?;
-    progress.end(&format!("{} binaries, {} units", inputs.programs.len(), inputs.treefile.units.enable.len()));
+    progress.end(&format!(
+        "{} binaries, {} units",
+        inputs.programs.len(),
+        inputs.treefile.units.enable.len()
+    ));
     postprocess(inputs, &root, progress)?;
     make_initramfs(inputs, &root, progress)?;
     progress.begin("ostree layout", None);
     clean::clean(&root, inputs.lock.created)?;
     layout::convert(&root)?;
     progress.end("");
-    cache.keep(HOST_STAGE, &plan.host_key, &root).map_err(|source| HostError::Cache { stage: HOST_STAGE, source })
+    cache
+        .keep(HOST_STAGE, &plan.host_key, &root)
+        .map_err(|source| HostError::Cache { stage: HOST_STAGE, source })
 }
 
 fn ensure_packages(
@@ -141,7 +149,8 @@ fn lay_files(inputs: &HostInputs<'_>, root: &Path) -> Result<(), HostError> {
         if names.is_empty() {
             continue;
         }
-        let mut command = vec!["systemctl".to_owned(), "--root=/".to_owned(), "--quiet".to_owned(), verb.to_owned()];
+        let mut command =
+            vec!["systemctl".to_owned(), "--root=/".to_owned(), "--quiet".to_owned(), verb.to_owned()];
         command.extend(names.iter().cloned());
         chroot::run_in(root, &format!("systemctl {verb}"), inputs.lock.created, &command)?;
     }
@@ -158,8 +167,12 @@ fn postprocess(inputs: &HostInputs<'_>, root: &Path, progress: &dyn Progress) ->
         let inside = root.join(SCRIPT_PATH);
         files::install(script, &inside, 0o755)?;
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let outcome =
-            chroot::run_in(root, &format!("running {name}"), inputs.lock.created, [format!("/{SCRIPT_PATH}")]);
+        let outcome = chroot::run_in(
+            root,
+            &format!("running {name}"),
+            inputs.lock.created,
+            [format!("/{SCRIPT_PATH}")],
+        );
         crate::engine::packages::remove(&inside)?;
         outcome?;
         progress.advance(1);

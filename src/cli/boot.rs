@@ -1,0 +1,109 @@
+//! `rackstep boot`: run by the host's own units, before kubelet and beside it.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::host::HostArguments;
+use super::progress::Terminal;
+use super::{Failure, Kind, print_line};
+use crate::exec::boot::{Booted, Release, boot, boot_phases};
+use crate::exec::phases::PhasesDone;
+use crate::exec::places::Places;
+use crate::image::store::ImageStore;
+use crate::model::Deployment;
+use crate::model::deployment::Role;
+
+/// Bring up the services of the booted release: images, secrets, configuration, pods.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Run the phases that are due and start the pods that wait for them; kubelet must be running.
+    #[arg(long)]
+    phases: bool,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(Kind::Failed, error, "the release's services were not started")
+    };
+    let host = &arguments.host;
+    let sysroot = host.open_sysroot()?;
+    let deployments = sysroot.deployments().map_err(|error| failed(error.into()))?;
+    // In a scratch system, what would run next is taken for what runs.
+    let deployment =
+        booted(&deployments).ok_or_else(|| failed("nothing of this sysroot is booted".into()))?;
+    let mut places = places_of(&host.sysroot, sysroot.is_booted(), deployment);
+    if let Some(path) = &host.host_config {
+        places.host_config.clone_from(path);
+    }
+    let commit = deployment.id.commit;
+    let release = Release::read(&places.release, commit).map_err(|error| failed(error.into()))?;
+    let docker = host.connect_docker()?;
+    let progress = Terminal::default();
+    let name = format!("{} ({})", release.info.version, commit.short());
+    if arguments.phases {
+        let done = boot_phases(&docker, &release, &places, &progress).map_err(|error| {
+            let state = format!("release {name} is booted; pods that wait for phases were not started");
+            Failure::new(Kind::Failed, error, state)
+        })?;
+        print_phases(&name, &done);
+    } else {
+        let store = ImageStore::new(places.release.join("images"));
+        let booted = boot(&docker, &store, &release, &places, &progress).map_err(|error| {
+            let state = format!("release {name} is booted; its services were not all started");
+            Failure::new(Kind::Failed, error, state)
+        })?;
+        print_boot(&name, &booted);
+    }
+    Ok(())
+}
+
+/// What runs, or in a scratch system what would run next.
+fn booted(deployments: &[Deployment]) -> Option<&Deployment> {
+    let runs = deployments.iter().find(|deployment| deployment.role == Role::Booted);
+    runs.or_else(|| deployments.iter().find(|deployment| deployment.next_boot))
+}
+
+fn places_of(root: &Path, is_booted: bool, deployment: &Deployment) -> Places {
+    if is_booted {
+        return Places::below(Path::new("/"));
+    }
+    let var = root.join("ostree/deploy").join(&deployment.id.stateroot).join("var");
+    Places::of_deployment(&root.join(&deployment.path), &var, &root.join("run"))
+}
+
+fn print_boot(name: &str, booted: &Booted) {
+    print_line(&format!("release {name}"));
+    print_line(&format!(
+        "images: {} there, {} imported{}",
+        booted.prepared.present.len(),
+        booted.prepared.imported.len(),
+        in_brackets(&booted.prepared.imported)
+    ));
+    if booted.new_secrets + booted.new_volumes > 0 {
+        print_line(&format!("made: {} secrets, {} volumes", booted.new_secrets, booted.new_volumes));
+    }
+    print_line(&format!("pods: {} started{}", booted.started.len(), in_brackets(&booted.started)));
+    for pod in booted.plan.pods.iter().filter(|pod| !pod.waits_for.is_empty()) {
+        print_line(&format!("pod {} waits for {}", pod.name, pod.waits_for.join(", ")));
+    }
+    for planned in &booted.plan.phases {
+        print_line(&format!("phase {}: {}", planned.phase.id, planned.decision));
+    }
+}
+
+fn print_phases(name: &str, done: &PhasesDone) {
+    print_line(&format!("release {name}"));
+    print_line(&format!("phases: {} ran{}", done.ran.len(), in_brackets(&done.ran)));
+    print_line(&format!("pods: {} started{}", done.started.len(), in_brackets(&done.started)));
+    for phase in &done.waiting {
+        print_line(&format!("phase {phase} waits until the release is confirmed"));
+    }
+}
+
+fn in_brackets(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+}

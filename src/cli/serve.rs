@@ -1,0 +1,162 @@
+//! `rackstep serve`: images the machines of a rack, and tells what happens.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::{Failure, Kind};
+use crate::daemon::rack::{DEFAULT_IPXE, RackEvent, RackOptions, serve};
+use crate::manifest::SourceText;
+use crate::manifest::rack::parse_rack;
+use crate::model::rack::Rack;
+
+/// Progress of one machine is printed no more often.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
+
+/// Images the machines of a rack over the network.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The rack file
+    #[arg(long, value_name = "FILE")]
+    rack: PathBuf,
+    /// The release repo; left out, the rack file's
+    #[arg(long, value_name = "DIR")]
+    repo: Option<PathBuf>,
+    /// Where records, leases and boot files are kept [default: /var/lib/rackstep/racks/<name>]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The directory with iPXE's programs
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_IPXE)]
+    ipxe: PathBuf,
+    /// Leave DHCP and TFTP to someone else
+    #[arg(long)]
+    no_dhcp: bool,
+    /// Only check the rack file
+    #[arg(long)]
+    check: bool,
+}
+
+/// For what is still in the channel when the server has ended.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// Runs the verb until Ctrl-C.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    const UNCHANGED: &str = "nothing served, nothing changed";
+    let file = arguments.rack.display().to_string();
+    let text = std::fs::read_to_string(&arguments.rack)
+        .map_err(|error| Failure::new(Kind::BadInput, format!("reading {file}: {error}"), UNCHANGED))?;
+    let rack = parse_rack(&SourceText::new(file, text))
+        .map_err(|error| Failure::new(Kind::BadInput, error, UNCHANGED))?;
+    if arguments.check {
+        print_rack(&rack);
+        return Ok(());
+    }
+    let repo = arguments.repo.or_else(|| rack.repo.clone()).ok_or_else(|| {
+        Failure::new(Kind::BadInput, "no release repo", UNCHANGED)
+            .hint("--repo DIR, or repo: in the rack file")
+    })?;
+    let state = arguments
+        .state
+        .unwrap_or_else(|| PathBuf::from("/var/lib/rackstep/racks").join(rack.name.replace('/', "_")));
+    let options = RackOptions { repo, state, ipxe: arguments.ipxe, dhcp: !arguments.no_dhcp };
+    print_rack(&rack);
+
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new(Kind::Failed, error, "the rack is not served; machines boot from their disks")
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(Box::new(error)))?;
+    let served = runtime.block_on(async {
+        let (sender, receiver) = unbounded_channel();
+        let printer = tokio::spawn(print_events(receiver));
+        let served = serve(rack, options, sender, interrupted()).await;
+        // Connections that are still open keep their end of the channel: the last lines come at once or never.
+        let _ = tokio::time::timeout(LAST_LINES, printer).await;
+        served
+    });
+    // A machine that still pulls would keep its connection: do not wait for it.
+    runtime.shutdown_background();
+    served.map_err(|error| failed(Box::new(error)))
+}
+
+/// Done at SIGINT or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn print_rack(rack: &Rack) {
+    println!(
+        "rack {}: {} hosts on {} ({})",
+        rack.name,
+        rack.hosts.len(),
+        rack.network.interface,
+        rack.network.address
+    );
+    for host in &rack.hosts {
+        let selector = host
+            .mac
+            .map(|mac| mac.to_string())
+            .or_else(|| host.uuid.clone())
+            .or_else(|| host.serial.clone())
+            .unwrap_or_default();
+        let address = host.address.map_or("by DHCP".to_owned(), |address| address.to_string());
+        let release = rack.profiles.get(&host.profile).map_or("", |profile| profile.release.as_str());
+        println!("  {:<20} {selector:<36} {address:<18} {} ({release})", host.name, host.profile);
+    }
+}
+
+#[allow(clippy::print_stdout)]
+async fn print_events(mut receiver: UnboundedReceiver<RackEvent>) {
+    let mut last_progress: BTreeMap<(String, String), Instant> = BTreeMap::new();
+    while let Some(event) = receiver.recv().await {
+        if event.progress.is_some() {
+            let key = (event.subject.clone(), event.step.clone());
+            if last_progress.get(&key).is_some_and(|last| last.elapsed() < PROGRESS_PAUSE) {
+                continue;
+            }
+            last_progress.insert(key, Instant::now());
+        }
+        println!("{}", render_event(&event, seconds_of_day()));
+    }
+}
+
+fn render_event(event: &RackEvent, second: u64) -> String {
+    let (hours, minutes, seconds) = (second / 3600, second / 60 % 60, second % 60);
+    let progress = match event.progress {
+        Some((done, all)) if all > 0 => format!(" {:>3} %", done.saturating_mul(100) / all),
+        _ => String::new(),
+    };
+    let (subject, step, message) = (&event.subject, &event.step, &event.message);
+    format!("{hours:02}:{minutes:02}:{seconds:02} {subject:<18} {step:<11} {message}{progress}")
+}
+
+fn seconds_of_day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) % 86_400
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_lines() {
+        let event = RackEvent {
+            subject: "control-1".to_owned(),
+            step: "pull".to_owned(),
+            message: "shard 3 of 9".to_owned(),
+            progress: Some((1, 3)),
+        };
+        assert_eq!(render_event(&event, 3_723), "01:02:03 control-1          pull        shard 3 of 9  33 %");
+    }
+}

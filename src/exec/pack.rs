@@ -1,0 +1,307 @@
+//! Writing packs: a release made ready for the wire, on all cores.
+//!
+//! 1. Walk the commit; for an update leave out what the older commit has;
+//! 2. deal the objects into shards of about equal size, directories first, files in the order of their paths, so that the
+//!    same commit always gives the same shards;
+//! 3. write the shards in parallel; every object's digest is checked while it goes by;
+//! 4. index and signature, then the list, which makes the pack known.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::repo::{Mode, Repo, RepoError, write_atomically};
+use crate::engine::signature::SecretKey;
+use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
+use crate::pack::index::{self, Index, List, ListedPack, PACK_FORMAT, SHARDS_DIR, Shard};
+use crate::pack::record::{Record, RecordKind, RecordWriter};
+
+/// zstd's own default: higher levels cost more time at compose than they save on a rack's network.
+pub const DEFAULT_LEVEL: i32 = 3;
+/// Readers allow a window of 8 MiB; levels above this one may ask for more.
+pub const HIGHEST_LEVEL: i32 = 19;
+/// A shard is closed when the objects in it take this many bytes in an archive repo, which is a little more than they take in it.
+const SHARD_TARGET: u64 = 36 << 20;
+/// How much larger files are when a repo keeps them uncompressed.
+const BARE_FACTOR: u64 = 3;
+/// Bytes that are copied at a time.
+const CHUNK: usize = 128 << 10;
+
+/// How a pack is written.
+#[derive(Debug, Clone, Copy)]
+pub struct PackOptions {
+    /// zstd level, 1 to [`HIGHEST_LEVEL`].
+    pub level: i32,
+    /// Bytes of objects, as an archive repo keeps them, at which a shard is closed.
+    pub shard_target: u64,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self { level: DEFAULT_LEVEL, shard_target: SHARD_TARGET }
+    }
+}
+
+/// A pack that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackReport {
+    /// Its index.
+    pub index: Index,
+    /// Whether the index is signed.
+    pub signed: bool,
+}
+
+/// Why a pack was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The repo refused.
+    #[error("packing commit {to}")]
+    Repo {
+        /// The commit.
+        to: Commit,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// A file of the pack could not be written.
+    #[error("packing commit {to}: writing {path}")]
+    Write {
+        /// The commit.
+        to: Commit,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Writes the pack of `to`, whole or against `from`, into the repo that holds it.
+pub fn write_pack(
+    repo: &Repo,
+    to: Commit,
+    from: Option<Commit>,
+    key: Option<&SecretKey>,
+    options: &PackOptions,
+    progress: &dyn Progress,
+) -> Result<PackReport, PackError> {
+    let in_repo = |source| PackError::Repo { to, source };
+    let objects = objects_to_send(repo, to, from).map_err(in_repo)?;
+    let groups = deal(repo, &objects, options.shard_target);
+    progress.begin("pack", Some(objects.len() as u64));
+    let dir = repo.path().join(SHARDS_DIR);
+    fs::create_dir_all(&dir).map_err(|source| PackError::Write { to, path: dir.clone(), source })?;
+    let packer = Packer { repo, to, dir: &dir, level: options.level.clamp(1, HIGHEST_LEVEL), progress };
+    let shards: Vec<Shard> =
+        groups.par_iter().map(|group| packer.write_shard(group)).collect::<Result<_, PackError>>()?;
+    let sum = |of: fn(&Shard) -> u64| shards.iter().map(of).sum();
+    let index = Index {
+        format: PACK_FORMAT,
+        to,
+        from,
+        objects: sum(|shard| shard.objects),
+        bytes: sum(|shard| shard.size),
+        raw: sum(|shard| shard.raw),
+        shards,
+    };
+    publish(repo, &index, key).map_err(in_repo)?;
+    progress.end(&format!(
+        "{} objects, {} bytes in {} shards",
+        index.objects,
+        index.bytes,
+        index.shards.len()
+    ));
+    Ok(PackReport { index, signed: key.is_some() })
+}
+
+fn objects_to_send(repo: &Repo, to: Commit, from: Option<Commit>) -> Result<Vec<ObjectName>, RepoError> {
+    let known: HashSet<ObjectName> = match from {
+        Some(from) => repo.walk_objects(from)?.into_iter().collect(),
+        None => HashSet::new(),
+    };
+    let mut objects = repo.walk_objects(to)?;
+    // The commit object travels by itself: it is checked before a pack is chosen.
+    objects.retain(|object| object.kind != ObjectKind::Commit && !known.contains(object));
+    // Stable: files stay in the order of their paths, where similar ones are near each other.
+    objects.sort_by_key(|object| object.kind == ObjectKind::File);
+    Ok(objects)
+}
+
+fn deal<'o>(repo: &Repo, objects: &'o [ObjectName], target: u64) -> Vec<&'o [ObjectName]> {
+    let mut groups = Vec::new();
+    let (mut begin, mut size) = (0, 0);
+    for (index, object) in objects.iter().enumerate() {
+        // A missing object is reported by whoever opens it.
+        let bytes = fs::symlink_metadata(repo.object_path(object)).map_or(0, |stat| stat.len());
+        size += match repo.mode() {
+            Mode::Archive => bytes,
+            Mode::Bare => bytes / BARE_FACTOR,
+        };
+        if size >= target {
+            groups.push(&objects[begin..=index]);
+            (begin, size) = (index + 1, 0);
+        }
+    }
+    if begin < objects.len() {
+        groups.push(&objects[begin..]);
+    }
+    groups
+}
+
+struct Packer<'p> {
+    repo: &'p Repo,
+    to: Commit,
+    dir: &'p Path,
+    level: i32,
+    progress: &'p dyn Progress,
+}
+
+impl Packer<'_> {
+    fn write_shard(&self, objects: &[ObjectName]) -> Result<Shard, PackError> {
+        let writing = |source| PackError::Write { to: self.to, path: self.dir.to_owned(), source };
+        let in_repo = |source| PackError::Repo { to: self.to, source };
+        let file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(self.dir).map_err(writing)?;
+        let out = io::BufWriter::with_capacity(CHUNK, file.as_file().try_clone().map_err(writing)?);
+        let hashed = Hashed { inner: out, hasher: Sha256::new(), size: 0 };
+        let encoder = zstd::Encoder::new(hashed, self.level).map_err(writing)?;
+        let counted = Counted { inner: encoder, size: 0 };
+        let mut records = RecordWriter::new(counted).map_err(writing)?;
+        let mut buffer = vec![0; CHUNK];
+        for object in objects {
+            if object.kind == ObjectKind::File {
+                self.write_file(&mut records, object, &mut buffer)?;
+            } else {
+                let bytes = self.repo.read_metadata(object).map_err(in_repo)?;
+                records
+                    .begin(record_of(object, bytes.len() as u64))
+                    .and_then(|to| to.write_all(&bytes))
+                    .map_err(writing)?;
+            }
+            self.progress.advance(1);
+        }
+        let (counted, count) = records.finish().map_err(writing)?;
+        let raw = counted.size;
+        let hashed = counted.inner.finish().map_err(writing)?;
+        let (digest, size) = (Digest::from_bytes(hashed.hasher.finalize().into()), hashed.size);
+        hashed.inner.into_inner().map_err(|error| writing(error.into_error()))?;
+        let shard = Shard { digest, size, raw, objects: count };
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(readable).and_then(|()| file.as_file().sync_all()).map_err(writing)?;
+        file.persist(self.repo.path().join(shard.path())).map_err(|error| writing(error.error))?;
+        Ok(shard)
+    }
+
+    fn write_file<W: Write>(
+        &self,
+        records: &mut RecordWriter<W>,
+        object: &ObjectName,
+        buffer: &mut [u8],
+    ) -> Result<(), PackError> {
+        let path = self.repo.object_path(object);
+        let in_repo = |source| PackError::Repo { to: self.to, source };
+        let writing = |source| PackError::Write { to: self.to, path: self.dir.to_owned(), source };
+        let mut file = self.repo.open_file(&object.digest).map_err(in_repo)?;
+        let prefix = file.header.stream_prefix();
+        let mut hasher = Sha256::new_with_prefix(&prefix);
+        let out = records.begin(record_of(object, prefix.len() as u64 + file.size)).map_err(writing)?;
+        out.write_all(&prefix).map_err(writing)?;
+        let mut total = 0;
+        loop {
+            let count = file.content.read(buffer).map_err(|e| in_repo(RepoError::io("reading", &path, e)))?;
+            if count == 0 {
+                break;
+            }
+            total += count as u64;
+            hasher.update(&buffer[..count]);
+            out.write_all(&buffer[..count]).map_err(writing)?;
+        }
+        let got = Digest::from_bytes(hasher.finalize().into());
+        if got != object.digest || total != file.size {
+            return Err(in_repo(RepoError::Damaged { object: *object, got: got.hex() }));
+        }
+        Ok(())
+    }
+}
+
+fn record_of(object: &ObjectName, length: u64) -> Record {
+    Record { kind: RecordKind::Object(object.kind), digest: object.digest, length }
+}
+
+fn publish(repo: &Repo, index: &Index, key: Option<&SecretKey>) -> Result<(), RepoError> {
+    let path = repo.path().join(index::index_path(index.to, index.from));
+    let bytes = render(&path, index)?;
+    let mut signature = path.clone().into_os_string();
+    signature.push(".sig");
+    let signature = PathBuf::from(signature);
+    match key {
+        Some(key) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(key.sign(&bytes));
+            write_atomically(&signature, format!("{text}\n").as_bytes())?;
+        }
+        // An older signature would be about other bytes.
+        None => match fs::remove_file(&signature) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(RepoError::io("removing", &signature, error));
+            }
+            _ => {}
+        },
+    }
+    write_atomically(&path, &bytes)?;
+    let list_path = repo.path().join(index::list_path(index.to));
+    let mut packs = match fs::read(&list_path) {
+        Ok(bytes) => List::parse(&bytes, index.to).map_or_else(|_| Vec::new(), |list| list.packs),
+        Err(_) => Vec::new(),
+    };
+    packs.retain(|pack| pack.from != index.from);
+    packs.push(ListedPack { from: index.from, bytes: index.bytes });
+    packs.sort_by_key(|pack| pack.from);
+    let list = List { format: PACK_FORMAT, to: index.to, packs };
+    write_atomically(&list_path, &render(&list_path, &list)?)
+}
+
+fn render<T: serde::Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, RepoError> {
+    serde_json::to_vec_pretty(value).map_err(|source| RepoError::io("rendering", path, source.into()))
+}
+
+/// Hashes and counts what goes by.
+struct Hashed<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Counts what goes by.
+struct Counted<W> {
+    inner: W,
+    size: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

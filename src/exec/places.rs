@@ -1,0 +1,96 @@
+//! Where a host keeps what `rackstep boot` reads and writes.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::RELEASE_DIR;
+use crate::model::host::HOST_CONFIG;
+
+/// State that outlives a boot, as pods see it.
+pub const STATE: &str = "/var/lib/rackstep";
+
+/// What lasts until the next boot, as pods see it.
+pub const RUN: &str = "/run/rackstep";
+
+/// The directories of one host, booted or below some other root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The release's own files.
+    pub release: PathBuf,
+    /// The host's configuration.
+    pub host_config: PathBuf,
+    /// What [`STATE`] is.
+    pub state: PathBuf,
+    /// What [`RUN`] is.
+    pub run: PathBuf,
+}
+
+impl Places {
+    /// A host whose root is `root`; `/` for the one that runs.
+    pub fn below(root: &Path) -> Self {
+        Self::of_deployment(root, &root.join("var"), &root.join("run"))
+    }
+
+    /// A deployment checked out at `tree`, with the `/var` and the `/run` that it would have.
+    pub fn of_deployment(tree: &Path, var: &Path, run: &Path) -> Self {
+        Self {
+            release: tree.join(RELEASE_DIR),
+            host_config: tree.join(HOST_CONFIG),
+            state: var.join("lib/rackstep"),
+            run: run.join("rackstep"),
+        }
+    }
+
+    /// Where a pod's host path really is.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        for (prefix, real) in [(STATE, &self.state), (RUN, &self.run)] {
+            if let Ok(rest) = path.strip_prefix(prefix) {
+                return real.join(rest);
+            }
+        }
+        path.to_owned()
+    }
+
+    /// Rendered configuration, one directory per service.
+    pub fn config(&self) -> PathBuf {
+        self.run.join("config")
+    }
+
+    /// The directory that kubelet watches.
+    pub fn pods(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// Secrets of this host.
+    pub fn secrets(&self) -> PathBuf {
+        self.state.join("secrets")
+    }
+
+    /// Volumes of the services.
+    pub fn volumes(&self) -> PathBuf {
+        self.state.join("state")
+    }
+
+    /// The phases that ran.
+    pub fn journal(&self) -> PathBuf {
+        self.state.join("phases.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_paths_of_pods_move_with_the_root() {
+        let places = Places::below(Path::new("/scratch"));
+        for (path, real) in [
+            ("/run/rackstep/config/keystone", "/scratch/run/rackstep/config/keystone"),
+            ("/var/lib/rackstep/state/db", "/scratch/var/lib/rackstep/state/db"),
+            ("/run/rackstep-other", "/run/rackstep-other"),
+            ("/etc/hosts", "/etc/hosts"),
+        ] {
+            assert_eq!(places.resolve(Path::new(path)), Path::new(real));
+            assert_eq!(Places::below(Path::new("/")).resolve(Path::new(path)), Path::new(path));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a rack server knows of one machine, and the life of an imaging order.
+//!
+//! ```text
+//! no order ──inventory──▶ issued ──`done`──▶ done ──booted──▶ installed
+//!                           │ ▲                       (netboot says "disk" from `done` on)
+//!                      `failed` └──inventory: a new attempt, bound to the same disk
+//! ```
+//!
+//! An order belongs to one *generation* (`reimage` in the rack file). Raising it is the only way to image a machine again.
+
+use serde::{Deserialize, Serialize};
+
+use super::Commit;
+use super::imaging::{BootedReport, Disk, Inventory, MachineEvent};
+use super::rack::Mac;
+
+/// How many events of a machine are kept.
+const EVENTS_KEPT: usize = 50;
+
+/// Leave to wipe one disk of one host for one release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Its name; the installer repeats it in every event.
+    pub id: String,
+    /// `reimage` of the host when it was given.
+    pub generation: u32,
+    /// Counts the starts of the installer within the generation, from 1.
+    pub attempt: u32,
+    /// What the disk is known by: see [`disk_identity`].
+    pub disk: String,
+    /// The release.
+    pub commit: Commit,
+    /// How far it came.
+    pub state: OrderState,
+}
+
+/// How far an order came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrderState {
+    /// Given to an installer.
+    Issued,
+    /// The installer said why it did not work.
+    Failed(String),
+    /// The installer was through: the order is used up.
+    Done,
+}
+
+/// An event with its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedEvent {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: MachineEvent,
+}
+
+/// Everything known of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// Its address when it was seen first.
+    pub mac: Mac,
+    /// The host that it is, if the rack file knows it.
+    pub host: Option<String>,
+    /// SMBIOS UUID, as its boot firmware told it.
+    pub uuid: Option<String>,
+    /// SMBIOS serial number, likewise.
+    pub serial: Option<String>,
+    /// Seconds since 1970.
+    pub first_seen: u64,
+    /// Seconds since 1970.
+    pub last_seen: u64,
+    /// What its installer saw.
+    pub inventory: Option<Inventory>,
+    /// Why it was not imaged, at the last try.
+    #[serde(default)]
+    pub refused: Vec<String>,
+    /// The last order.
+    pub order: Option<Order>,
+    /// The generation whose release has booted.
+    pub installed: Option<u32>,
+    /// What the booted host said last.
+    pub booted: Option<BootedReport>,
+    /// The last events, oldest first.
+    pub events: Vec<TimedEvent>,
+}
+
+/// A machine's state in a word, for people and `--json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineState {
+    /// Not in the rack file: never touched.
+    Unknown,
+    /// In the rack file, not imaged yet.
+    Waiting,
+    /// The plan refused to touch its disks.
+    Refused,
+    /// The installer works.
+    Imaging,
+    /// The installer gave up.
+    Failed,
+    /// Imaged; its first boot is awaited.
+    Imaged,
+    /// Booted from its disk.
+    Installed,
+    /// Installed, and all its services run their pinned images.
+    Ready,
+}
+
+impl MachineState {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Waiting => "waiting",
+            Self::Refused => "refused",
+            Self::Imaging => "imaging",
+            Self::Failed => "failed",
+            Self::Imaged => "imaged",
+            Self::Installed => "installed",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+impl MachineRecord {
+    /// A machine seen for the first time.
+    pub fn new(mac: Mac, now: u64) -> Self {
+        Self {
+            mac,
+            host: None,
+            uuid: None,
+            serial: None,
+            first_seen: now,
+            last_seen: now,
+            inventory: None,
+            refused: Vec::new(),
+            order: None,
+            installed: None,
+            booted: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// The order of this generation, if there is one.
+    pub fn order_of(&self, generation: u32) -> Option<&Order> {
+        self.order.as_ref().filter(|order| order.generation == generation)
+    }
+
+    /// The state with regard to a host's generation; `None`: the rack file does not know it.
+    pub fn state(&self, generation: Option<u32>) -> MachineState {
+        let Some(generation) = generation else { return MachineState::Unknown };
+        if self.installed == Some(generation) {
+            return match &self.booted {
+                Some(booted) if booted.ready => MachineState::Ready,
+                _ => MachineState::Installed,
+            };
+        }
+        if !self.refused.is_empty() {
+            return MachineState::Refused;
+        }
+        match self.order_of(generation).map(|order| &order.state) {
+            None => MachineState::Waiting,
+            Some(OrderState::Issued) => MachineState::Imaging,
+            Some(OrderState::Failed(_)) => MachineState::Failed,
+            Some(OrderState::Done) => MachineState::Imaged,
+        }
+    }
+
+    /// Takes an event in; one that names another order than the last is kept but changes nothing.
+    pub fn apply_event(&mut self, event: MachineEvent, now: u64) {
+        if let Some(order) = &mut self.order
+            && event.order.as_deref() == Some(order.id.as_str())
+            && order.state != OrderState::Done
+        {
+            match event.step.as_str() {
+                "done" => order.state = OrderState::Done,
+                "failed" => order.state = OrderState::Failed(event.message.clone()),
+                _ => {}
+            }
+        }
+        // Progress within a step replaces what was there: fifty of them would push everything else out.
+        if event.progress.is_some()
+            && let Some(last) = self.events.last_mut()
+            && last.event.step == event.step
+            && last.event.progress.is_some()
+        {
+            *last = TimedEvent { at: now, event };
+            return;
+        }
+        self.events.push(TimedEvent { at: now, event });
+        let surplus = self.events.len().saturating_sub(EVENTS_KEPT);
+        self.events.drain(..surplus);
+    }
+
+    /// Takes in what a booted host says; `generation` is its host's, if the rack file knows it.
+    ///
+    /// It counts as installed only when this generation's order was carried out: the old system of a machine that is to
+    /// be imaged again calls home too.
+    pub fn apply_booted(&mut self, report: BootedReport, generation: Option<u32>) {
+        if let Some(generation) = generation {
+            let carried_out = match self.order_of(generation) {
+                Some(order) => order.state == OrderState::Done || order.commit == report.commit,
+                // A server that lost its records believes a host that runs a release of ours.
+                None => generation == 0 && self.order.is_none(),
+            };
+            if carried_out {
+                self.installed = Some(generation);
+                self.refused.clear();
+            }
+        }
+        self.booted = Some(report);
+    }
+}
+
+/// What a disk is known by over reboots: serial number, else world-wide name, else path. Kernel names are not stable.
+pub fn disk_identity(disk: &Disk) -> Option<String> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    given(&disk.serial)
+        .map(|serial| format!("serial {serial}"))
+        .or_else(|| given(&disk.wwn).map(|wwn| format!("wwn {wwn}")))
+        .or_else(|| disk.by_path.first().map(|path| format!("path {path}")))
+}
