@@ -19,7 +19,6 @@ use rackstep::image::store::{ImageStore, StoreError, Verdict};
 use rackstep::image::{Limits, Ownership, layer, source};
 use rackstep::model::{Digest, PinnedImage};
 
-#[allow(dead_code)] // others use the rest
 #[path = "support/dockerd.rs"]
 mod dockerd;
 
