@@ -3,6 +3,8 @@
 //! Layers come from GNU tar, bsdtar, Python, Go and umoci, of a tree that has everything a Linux directory can hold.
 //! A tool that is missing is named in the output and skipped. Root is needed for devices and owners.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // as in unit tests
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
@@ -307,6 +309,9 @@ fn every_source_gives_the_same_layers() {
     assert!(error.to_string().ends_with("holds [\"one\"]: no image \"two\""), "{error}");
 }
 
+/// What the report says, and what is done to the store.
+type Damaging<'a> = (&'a str, Box<dyn Fn() + 'a>);
+
 #[test]
 fn damage_in_a_store_is_found_and_named() {
     if !is_there("umoci") {
@@ -319,7 +324,7 @@ fn damage_in_a_store_is_found_and_named() {
     let layer = pinned.layers[0].diff_id;
     // `tool` is a hard link to it: names in order of the archive.
     let file = store.layer_dir(layer).join("root/usr/bin/again");
-    let damages: [(&str, Box<dyn Fn()>); 4] = [
+    let damages: [Damaging<'_>; 4] = [
         ("gives sha256:", Box::new(|| fs::write(&file, "#!/bin/SH\n").unwrap())),
         ("has 0 bytes, expected 10", Box::new(|| fs::write(&file, "").unwrap())),
         ("No such file or directory", Box::new(|| fs::remove_file(&file).unwrap())),
