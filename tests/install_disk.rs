@@ -1,7 +1,7 @@
 //! Imaging a disk: a real ostree repo onto an image file, through real loop devices and file systems; every step failed in
 //! turn; a death before the last step.
 //!
-//! Needs root, loop devices, XFS and ext4 in the kernel, ostree, mtools, sfdisk.
+//! Needs root, loop devices, XFS and ext4 in the kernel, ostree, sfdisk, and mtools to look into the ESP.
 
 #![allow(clippy::unwrap_used)]
 

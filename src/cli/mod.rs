@@ -6,6 +6,7 @@ mod host;
 mod install;
 mod lock;
 pub mod progress;
+mod release;
 mod report;
 mod rollback;
 mod serve;
@@ -32,6 +33,7 @@ enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
+    Release(release::Arguments),
     Serve(serve::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
@@ -49,6 +51,7 @@ pub fn run() -> ExitCode {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
+        Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),

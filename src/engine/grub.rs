@@ -11,10 +11,12 @@
 //!
 //! It writes no firmware variables: the removable path needs none, and a wrong boot order is worse than none.
 
-use std::fs;
-use std::io::{self, Read, Seek};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use fatfs::{FileSystem, FsOptions};
 
 use super::command::{self, CommandError};
 use super::disk::layout::{BOOT_NUMBER, Span};
@@ -162,27 +164,17 @@ impl<'a> Grub<'a> {
 
     /// Makes the UEFI program and puts it on the ESP `device` under the name that firmware looks for without being told.
     ///
-    /// Through mtools: nothing needs to mount FAT, and the kernel of the machine that makes an image may not know it.
-    pub fn install_uefi(&self, device: &Path, scratch: &Path) -> Result<bool, GrubError> {
+    /// Written without the kernel: the one of the machine that makes an image may not know FAT.
+    pub fn install_uefi(&self, device: &Path) -> Result<bool, GrubError> {
         if !self.has("x86_64-efi") {
             return Ok(false);
         }
-        let program = scratch.join("BOOTX64.EFI");
         let image = self.link("x86_64-efi", &UEFI_MODULES)?;
-        fs::write(&program, image).map_err(|source| GrubError::Io {
-            doing: "writing",
-            path: program.clone(),
+        write_esp(device, &image).map_err(|source| GrubError::Io {
+            doing: "writing EFI/BOOT/BOOTX64.EFI to",
+            path: device.to_owned(),
             source,
         })?;
-        let run = |tool: &str, arguments: &[&Path]| {
-            // Not every size of FAT passes mtools' own idea of a floppy.
-            let mut tool = Command::new(tool);
-            tool.env("MTOOLS_SKIP_CHECK", "1").arg("-i").arg(device).args(arguments);
-            command::run(&mut tool)
-                .map_err(|source| GrubError::Command { doing: "filling the EFI system partition", source })
-        };
-        run("mmd", &[Path::new("::/EFI"), Path::new("::/EFI/BOOT")])?;
-        run("mcopy", &[&program, Path::new("::/EFI/BOOT/BOOTX64.EFI")])?;
         Ok(true)
     }
 
@@ -260,6 +252,19 @@ fn point_at(mut boot: Vec<u8>, mut core: Vec<u8>, span: Span) -> Result<BiosGrub
     let mut boot_code = Box::new([0; BOOT_CODE]);
     boot_code.copy_from_slice(&boot[..BOOT_CODE]);
     Ok(BiosGrub { boot_code, core })
+}
+
+fn write_esp(device: &Path, program: &[u8]) -> io::Result<()> {
+    let disk = File::options().read(true).write(true).open(device)?;
+    let esp = FileSystem::new(&disk, FsOptions::new())?;
+    let boot = esp.root_dir().create_dir("EFI")?.create_dir("BOOT")?;
+    let mut file = boot.create_file("BOOTX64.EFI")?;
+    file.truncate()?;
+    file.write_all(program)?;
+    file.flush()?;
+    drop((file, boot));
+    esp.unmount()?;
+    disk.sync_all()
 }
 
 fn copy_modules(from: &Path, to: &Path) -> Result<(), GrubError> {

@@ -131,7 +131,6 @@ pub fn compose(
         Verdict::Compose(plan) => plan,
     };
     let root = make_tree(request, cache, work, &read, &plan, progress)?;
-    progress.begin("commit", None);
     let kernel = initramfs::observe_kernel(&root)?;
     let new = writer::NewCommit {
         follows: &read.treefile.follows,
@@ -142,8 +141,7 @@ pub fn compose(
         kernel: kernel.as_deref(),
         sign_key: request.sign_key,
     };
-    let commit = writer::write(request.repo, &root, &new)?;
-    progress.end(&format!("{commit}"));
+    let commit = writer::write(request.repo, &root, &new, progress)?;
     Ok(report(&read, commit, false))
 }
 

@@ -186,7 +186,7 @@ fn fill(
             target.write(layout.bios.start, &bios.core)?;
             table.set_boot_code(&bios.boot_code);
         }
-        grub.install_uefi(workspace.esp(), job.scratch)?;
+        grub.install_uefi(workspace.esp())?;
         grub.install_files(&workspace.sysroot().join("boot"))?;
         Ok(())
     })

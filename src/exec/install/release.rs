@@ -2,112 +2,125 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
-
-use sha2::{Digest as _, Sha256};
 
 use super::steps::Watcher;
 use crate::engine::command::{self, CommandError};
+use crate::engine::repo::{Repo, RepoError};
+use crate::engine::signature::{PublicKey, SignatureError, verify_in_repo};
 use crate::engine::sysroot::Sysroot;
+use crate::exec::pull::{self, PullError, PullRequest};
 use crate::model::imaging::ImagingPlan;
-
-/// How long the repo may take to answer for one small file.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the release could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// The repo did not answer.
-    #[error("asking {url} for the release")]
-    Ask {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The repo on this machine could not be read.
-    #[error("reading {}", path.display())]
-    Read {
-        /// The commit object.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The repo has something else under the commit's name.
-    #[error("{place} is damaged: its content has the sha256 {got}")]
-    Damaged {
-        /// Path or URL.
-        place: String,
-        /// What it has.
-        got: String,
-    },
-    /// The pull failed.
-    #[error("pulling from {repo}")]
-    Pull {
-        /// The repo.
+    /// A key of the plan is not a key.
+    #[error("{0:?} is not an ed25519 public key in base64")]
+    Key(String),
+    /// The repo over the network.
+    #[error("release {commit} from {repo}")]
+    Remote {
+        /// The commit.
+        commit: String,
+        /// Its URL.
         repo: String,
+        /// Why.
+        #[source]
+        source: Box<PullError>,
+    },
+    /// A repo on this machine.
+    #[error("release {commit} from {}", repo.display())]
+    Local {
+        /// The commit.
+        commit: String,
+        /// Its path.
+        repo: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RepoError>,
+    },
+    /// The signature of a commit in a repo on this machine.
+    #[error("release from {}", repo.display())]
+    Signature {
+        /// Its path.
+        repo: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<SignatureError>,
+    },
+    /// Copying from a repo on this machine failed.
+    #[error("pulling from {}", repo.display())]
+    Copy {
+        /// Its path.
+        repo: PathBuf,
         /// Why.
         #[source]
         source: CommandError,
     },
 }
 
-/// Fetches the commit object, so that a repo that is down or lacks the release costs nobody a disk.
+/// Asks for the commit and checks its signature, so that a repo that is down or lacks the release costs nobody a disk.
 pub fn require_commit(plan: &ImagingPlan) -> Result<(), ReleaseError> {
-    let hex = plan.commit.hex();
-    let below = format!("objects/{}/{}.commit", &hex[..2], &hex[2..]);
-    let (place, bytes) = match local_path(&plan.repo) {
-        Some(repo) => {
-            let path = repo.join(below);
-            let bytes =
-                std::fs::read(&path).map_err(|source| ReleaseError::Read { path: path.clone(), source })?;
-            (path.display().to_string(), bytes)
+    let keys = parse_keys(plan)?;
+    match local_path(&plan.repo) {
+        Some(path) => {
+            let repo = Repo::open(path).map_err(local(plan, path))?;
+            repo.commit_info(plan.commit).map_err(local(plan, path))?;
+            verify_in_repo(&repo, plan.commit, &keys)
+                .map_err(|source| ReleaseError::Signature { repo: path.to_owned(), source: Box::new(source) })
         }
-        None => {
-            let url = format!("{}/{below}", plan.repo.trim_end_matches('/'));
-            let bytes = get(&url)
-                .map_err(|source| ReleaseError::Ask { url: url.clone(), source: source.without_url() })?;
-            (url, bytes)
-        }
-    };
-    let got = hex::encode(Sha256::digest(&bytes));
-    if got == hex { Ok(()) } else { Err(ReleaseError::Damaged { place, got }) }
+        None => pull::observe_remote(&plan.repo, plan.commit, &keys).map(|_info| ()).map_err(remote(plan)),
+    }
 }
 
-fn get(url: &str) -> Result<Vec<u8>, reqwest::Error> {
-    let client = reqwest::blocking::Client::builder().timeout(ANSWER_TIMEOUT).build()?;
-    Ok(client.get(url).send()?.error_for_status()?.bytes()?.to_vec())
+/// Pulls the release into the sysroot's repo.
+pub fn pull(plan: &ImagingPlan, sysroot: &Sysroot, watcher: &dyn Watcher) -> Result<(), ReleaseError> {
+    let place = sysroot.path().join("ostree/repo");
+    if let Some(from) = local_path(&plan.repo) {
+        return copy(plan, from, &place, watcher);
+    }
+    let request = PullRequest {
+        repo_url: plan.repo.clone(),
+        commit: plan.commit,
+        keys: parse_keys(plan)?,
+        // The deployment holds the commit; a ref would hold it longer than that.
+        reference: None,
+    };
+    let repo = Repo::open(&place).map_err(local(plan, &place))?;
+    let report = pull::pull(&request, &repo, watcher).map_err(remote(plan))?;
+    if let Some(why) = report.pack_refused {
+        tracing::warn!(why, "the pack was not used to its end");
+    }
+    Ok(())
+}
+
+/// libostree links or copies files between two repos on one machine better than anything that goes through HTTP.
+fn copy(plan: &ImagingPlan, from: &Path, to: &Path, watcher: &dyn Watcher) -> Result<(), ReleaseError> {
+    watcher.begin("copying the release", None);
+    let mut ostree = Command::new("ostree");
+    ostree.arg(format!("--repo={}", to.display())).arg("pull-local").arg(from).arg(plan.commit.hex());
+    command::run(&mut ostree).map_err(|source| ReleaseError::Copy { repo: from.to_owned(), source })?;
+    watcher.end("");
+    Ok(())
+}
+
+fn parse_keys(plan: &ImagingPlan) -> Result<Vec<PublicKey>, ReleaseError> {
+    let parse = |text: &String| PublicKey::parse(text).ok_or_else(|| ReleaseError::Key(text.clone()));
+    plan.trusted_keys.iter().map(parse).collect()
+}
+
+fn remote(plan: &ImagingPlan) -> impl FnOnce(PullError) -> ReleaseError {
+    let (commit, repo) = (plan.commit.short(), plan.repo.clone());
+    move |source| ReleaseError::Remote { commit, repo, source: Box::new(source) }
+}
+
+fn local(plan: &ImagingPlan, path: &Path) -> impl FnOnce(RepoError) -> ReleaseError {
+    let (commit, repo) = (plan.commit.short(), path.to_owned());
+    move |source| ReleaseError::Local { commit, repo, source: Box::new(source) }
 }
 
 /// A repo on this machine, for images that are made where they are composed.
 fn local_path(repo: &str) -> Option<&Path> {
     let path = repo.strip_prefix("file://").unwrap_or(repo);
     path.starts_with('/').then(|| Path::new(path))
-}
-
-/// Pulls the release into the sysroot's repo.
-pub fn pull(plan: &ImagingPlan, sysroot: &Sysroot, watcher: &dyn Watcher) -> Result<(), ReleaseError> {
-    watcher.begin("pulling the release", None);
-    let repo = sysroot.path().join("ostree/repo");
-    let failed = |source| ReleaseError::Pull { repo: plan.repo.clone(), source };
-    let mut ostree = Command::new("ostree");
-    ostree.arg(format!("--repo={}", repo.display()));
-    match local_path(&plan.repo) {
-        Some(from) => {
-            ostree.arg("pull-local").arg(from).arg(plan.commit.hex());
-        }
-        None => {
-            let mut add = Command::new("ostree");
-            add.arg(format!("--repo={}", repo.display()))
-                .args(["remote", "add", "--if-not-exists", "--no-gpg-verify", "rack"])
-                .arg(&plan.repo);
-            command::run(&mut add).map_err(failed)?;
-            ostree.args(["pull", "rack"]).arg(plan.commit.hex());
-        }
-    }
-    command::run(&mut ostree).map_err(failed)?;
-    watcher.end("");
-    Ok(())
 }

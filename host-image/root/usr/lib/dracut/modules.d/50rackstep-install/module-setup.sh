@@ -28,7 +28,7 @@ install() {
     # What `rackstep install` calls. A name that is missing here shows only on
     # the machine that cannot be imaged, so none of these is optional.
     inst_multiple rackstep ostree lsblk wipefs sfdisk losetup blockdev blkid findmnt \
-        mkfs.xfs mkfs.ext4 mkfs.fat mtools mmd mcopy mount umount chroot
+        mkfs.xfs mkfs.ext4 mkfs.fat mount umount chroot
     # What the first process and grub-config call.
     inst_multiple ip udevadm dmesg sync reboot poweroff sleep cat cut grep head ls ln mkdir mv rm sed sort tr uname
     # For a person at the shell.
@@ -37,9 +37,6 @@ install() {
     inst_simple /etc/nsswitch.conf
     # Servers may be reached by https.
     inst_simple /etc/ssl/certs/ca-certificates.crt
-    # mtools converts the names it writes from code page 850, and libc looks for that at run time.
-    local gconv=/usr/lib/x86_64-linux-gnu/gconv
-    inst_multiple -o "$gconv/gconv-modules" "$gconv/gconv-modules.d/gconv-modules-extra.conf" "$gconv/IBM850.so"
     inst_script "$moddir/installer-init.sh" /usr/lib/rackstep/installer-init
     # libostree writes the boot loader's configuration through it, outside any chroot.
     inst_script /usr/lib/rackstep/grub-config /usr/lib/rackstep/grub-config
