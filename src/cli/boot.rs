@@ -8,7 +8,7 @@ use super::host::HostArguments;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_line};
 use crate::engine::docker::Docker;
-use crate::exec::boot::{Booted, Release, boot, boot_phases};
+use crate::exec::boot::{Booted, Release, boot, boot_phases, observe_services};
 use crate::exec::call_home::call_home;
 use crate::exec::phases::PhasesDone;
 use crate::exec::places::Places;
@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             Failure::new(Kind::Failed, error, state)
         })?;
         print_phases(&name, &done);
-        tell_rack(host, &places, &docker, &release, done.waiting.is_empty());
+        tell_rack(host, &places, &docker, &release);
     } else {
         let store = ImageStore::new(places.release.join("images"));
         let booted = boot(&docker, &store, &release, &places, &progress).map_err(|error| {
@@ -66,11 +66,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Calls home. The host runs its services whether somebody listens or not.
-fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release, ready: bool) {
+fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release) {
     let Ok(config) = host.read_config(&places.host_config) else { return };
     let Ok(observed) = docker.observe() else { return };
     let present = release.pins.images().filter(|(_, image)| observed.has_image(image));
     let images = present.map(|(_, image)| image.config).collect();
+    let ready = observe_services(docker, &places.release)
+        .is_ok_and(|containers| containers.iter().all(|c| c.running == Some(c.expected)));
     let report = BootedReport { commit: release.pins.commit(), images, ready };
     match call_home(&config, &report) {
         Ok(true) => print_line("told the rack server"),
