@@ -1,5 +1,7 @@
 //! `engine::docker` against a real daemon. Needs root and the package docker.io.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
@@ -199,16 +201,22 @@ fn a_flipped_byte_is_found_and_mended() {
     docker.import(&images, [&a, &b, &c], &Silent).unwrap();
     assert!(!docker.verify(&a).unwrap().is_good());
 
-    let repaired = docker.repair(&images, &release, &Silent).unwrap();
+    // Mending a part of what shares the layer would take the other part away.
+    let part = tiny_image::release('3', &[("a", &a)]);
+    let error = docker.repair(&[(&images, &part)], &Silent).unwrap_err();
+    assert!(matches!(error, DockerError::Foreign { image, .. } if image == b.config), "{}", chain_of(&error));
+    assert!(docker.present(&a).unwrap() && docker.present(&b).unwrap(), "nothing was removed");
+
+    let repaired = docker.repair(&[(&images, &release)], &Silent).unwrap();
     assert_eq!(repaired.replaced, [a.config, b.config]);
     let _proof = docker.verify_release(&release, &Silent).unwrap();
     assert_eq!(docker.observe_holds().unwrap().len(), 3, "held again");
-    assert_eq!(docker.repair(&images, &release, &Silent).unwrap(), Default::default());
+    assert_eq!(docker.repair(&[(&images, &release)], &Silent).unwrap(), Default::default());
 
     // A file that is gone is damage too.
     std::fs::remove_file(&daemon.stored_files("c")[0]).unwrap();
     assert!(matches!(docker.verify(&c).unwrap(), Verdict::Damaged { .. }));
-    assert_eq!(docker.repair(&images, &release, &Silent).unwrap().replaced, [c.config]);
+    assert_eq!(docker.repair(&[(&images, &release)], &Silent).unwrap().replaced, [c.config]);
 }
 
 #[test]

@@ -7,12 +7,15 @@ use clap::Args;
 use super::host::HostArguments;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_line};
+use crate::engine::docker::Docker;
 use crate::exec::boot::{Booted, Release, boot, boot_phases};
+use crate::exec::call_home::call_home;
 use crate::exec::phases::PhasesDone;
 use crate::exec::places::Places;
 use crate::image::store::ImageStore;
 use crate::model::Deployment;
 use crate::model::deployment::Role;
+use crate::model::imaging::BootedReport;
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
 #[derive(Debug, Args)]
@@ -50,6 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             Failure::new(Kind::Failed, error, state)
         })?;
         print_phases(&name, &done);
+        tell_rack(host, &places, &docker, &release, done.waiting.is_empty());
     } else {
         let store = ImageStore::new(places.release.join("images"));
         let booted = boot(&docker, &store, &release, &places, &progress).map_err(|error| {
@@ -59,6 +63,20 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         print_boot(&name, &booted);
     }
     Ok(())
+}
+
+/// Calls home. The host runs its services whether somebody listens or not.
+fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release, ready: bool) {
+    let Ok(config) = host.read_config(&places.host_config) else { return };
+    let Ok(observed) = docker.observe() else { return };
+    let present = release.pins.images().filter(|(_, image)| observed.has_image(image));
+    let images = present.map(|(_, image)| image.config).collect();
+    let report = BootedReport { commit: release.pins.commit(), images, ready };
+    match call_home(&config, &report) {
+        Ok(true) => print_line("told the rack server"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the rack server was not told"),
+    }
 }
 
 /// What runs, or in a scratch system what would run next.

@@ -1,7 +1,7 @@
 //! Small container images, made in memory.
 
 // Each test takes what it needs of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
