@@ -1,6 +1,8 @@
 //! Releases on their way: committed on all cores, signed, packed, pulled; with real ostree repos and a server that cuts,
 //! corrupts and lies. Needs root: owners and capabilities are part of what travels.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "transport/server.rs"]
 mod server;
 #[path = "transport/tree.rs"]
@@ -517,10 +519,10 @@ fn measure() {
     let root = PathBuf::from(std::env::var("MEASURE").expect("MEASURE names a tree"));
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let time = |what: &str, act: &mut dyn FnMut()| {
-        let began = Instant::now();
+        let (began, cpu) = (Instant::now(), cpu_seconds());
         act();
-        let took = began.elapsed().as_secs_f64();
-        eprintln!("{what:<44} {took:>8.2} s");
+        let (took, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        eprintln!("{what:<44} {took:>8.2} s {cpu:>8.2} s CPU");
         took
     };
     let key = SecretKey::generate().unwrap();
@@ -578,4 +580,12 @@ fn measure() {
     );
     let memory = fs::read_to_string("/proc/self/status").unwrap();
     eprintln!("{}", memory.lines().find(|line| line.starts_with("VmHWM")).unwrap());
+}
+
+/// CPU time of this process and of the children that it waited for.
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // utime, stime, cutime, cstime in hundredths.
+    fields[11..15].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }
