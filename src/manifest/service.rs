@@ -456,7 +456,7 @@ mod tests {
             (
                 SERVICE.replace("kind: expand", "kind: grow"),
                 POD.into(),
-                "k/service.yaml:10:20: phases[0].kind: unknown variant `grow`",
+                "k/service.yaml:10:24: phases[0].kind: unknown variant `grow`",
             ),
             (
                 SERVICE.into(),

@@ -68,11 +68,9 @@ pub enum DockerError {
     },
     /// Its disk is too small for the image.
     #[error(
-        "no space for container image {image} ({reference}) in docker's data root {path}: {needed} bytes needed, {free} are free"
+        "no space for container image {reference} in docker's data root {path}: {needed} bytes needed, {free} are free"
     )]
     NoRoom {
-        /// Config digest.
-        image: Digest,
         /// As asked for.
         reference: String,
         /// The data root.

@@ -195,7 +195,7 @@ fn require_room(
         return Ok(());
     }
     let reference = image.reference.clone();
-    Err(DockerError::NoRoom { image: image.config, reference, path: data_root.to_owned(), needed, free })
+    Err(DockerError::NoRoom { reference, path: data_root.to_owned(), needed, free })
 }
 
 /// Bytes of the layers that are not there yet, each counted once.

@@ -309,8 +309,8 @@ pub fn render_dictionary(entries: &[(String, Variant)]) -> Vec<u8> {
 
 /// Parses `bytes` as `type_text` in normal form.
 pub fn parse(bytes: &[u8], type_text: &str) -> Result<Variant, Malformed> {
-    // A copy of its own: the variant outlives `bytes`, and this constructor would keep a bare pointer to what it is given.
-    let variant = Variant::from_data_with_type(bytes.to_vec(), type_of(type_text)?);
+    // A copy: the variant outlives `bytes`, and `from_data_with_type` would keep a bare pointer to what it is lent.
+    let variant = Variant::from_bytes_with_type(&glib::Bytes::from(bytes), type_of(type_text)?);
     if variant.is_normal_form() {
         Ok(variant)
     } else {

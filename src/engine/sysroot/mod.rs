@@ -71,7 +71,7 @@ pub enum SysrootError {
         commit: Commit,
         /// What the proof is of.
         #[source]
-        source: crate::engine::docker::WrongRelease,
+        source: Box<crate::engine::docker::WrongRelease>,
     },
     /// The disk of the boot entries is too small for the release's kernel.
     #[error("no space for the kernel of {commit} in {path}: {needed} bytes needed, {free} are free")]
@@ -384,7 +384,9 @@ impl Sysroot {
 fn require_proof(root: &Path, commit: Commit, proof: &VerifiedPins) -> Result<(), SysrootError> {
     let path = root.join(RELEASE_DIR).join("pins.json");
     let pins = std::fs::read(&path).map_err(|source| SysrootError::Read { path, source })?;
-    proof.require_for(commit, &pins).map_err(|source| SysrootError::Proof { commit, source })
+    proof
+        .require_for(commit, &pins)
+        .map_err(|source| SysrootError::Proof { commit, source: Box::new(source) })
 }
 
 /// Kernel arguments of a deployment, without the one that libostree sets itself.
