@@ -149,16 +149,16 @@ fn start_copies_with_owner_and_mode_then_runs_as_the_user() {
     fs::create_dir(dir.path().join("volume")).unwrap();
     let config = r#"{
         "command": ["sh", "-c", "id -un; cat DIR/etc/conf; echo \"$HOME\""],
-        "user": "nobody",
+        "user": "daemon",
         "config_files": [
-            {"source": "DIR/it's $(here)", "dest": "DIR/etc/conf", "owner": "nobody:nogroup", "perm": "0400"},
+            {"source": "DIR/it's $(here)", "dest": "DIR/etc/conf", "owner": "daemon:daemon", "perm": "0400"},
             {"source": "DIR/none", "dest": "DIR/etc/none", "owner": "root", "perm": "0600", "optional": true}
         ],
-        "permissions": [{"path": "DIR/volume", "owner": "nobody:nogroup", "perm": "0700", "recurse": true}]
+        "permissions": [{"path": "DIR/volume", "owner": "daemon:daemon", "perm": "0700", "recurse": true}]
     }"#;
     let output = start(config, dir.path(), "COPY_ALWAYS", &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nobody\np=$(false)\n/nonexistent\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "daemon\np=$(false)\n/usr/sbin\n");
     let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().mode() & 0o7777;
     assert_eq!((mode("etc/conf"), mode("volume")), (0o400, 0o700));
     assert_ne!(fs::metadata(dir.path().join("volume")).unwrap().uid(), 0);
@@ -166,7 +166,7 @@ fn start_copies_with_owner_and_mode_then_runs_as_the_user() {
 
     // A container's own arguments (a phase) take the command's place; once more over existing files.
     let output = start(config, dir.path(), "COPY_ALWAYS", &["id", "-un"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nobody\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "daemon\n");
 }
 
 #[test]

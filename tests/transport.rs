@@ -1,6 +1,8 @@
 //! Releases on their way: committed on all cores, signed, packed, pulled; with real ostree repos and a server that cuts,
 //! corrupts and lies. Needs root: owners and capabilities are part of what travels.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "transport/server.rs"]
 mod server;
 #[path = "transport/tree.rs"]
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rackstep::engine::repo::{CommitOptions, CommitReport, MetaValue, Mode, Repo, RepoError};
 use rackstep::engine::signature::{SecretKey, SignatureError, sign_commit};
 use rackstep::exec::pack::{PackOptions, PackReport, write_pack};
-use rackstep::exec::pull::{By, PullError, PullReport, PullRequest, is_complete, pull, resolve_remote};
+use rackstep::exec::pull::{By, PullError, PullReport, PullRequest, is_complete, pull};
 use rackstep::model::Commit;
 use rackstep::model::progress::Silent;
 use rackstep::pack::Index;
@@ -192,7 +194,6 @@ fn revisions() {
     let root = dir.path().join("root");
     fs::create_dir_all(root.join("usr/lib/rackstep")).unwrap();
     let repo = Repo::create(&dir.path().join("repo"), Mode::Archive).unwrap();
-    let server = Server::start(repo.path());
     let mut commits = Vec::new();
     for (version, timestamp) in [("1.0", 100), ("1.1", 200)] {
         fs::write(root.join("version"), version).unwrap();
@@ -207,16 +208,13 @@ fn revisions() {
     let cases = [("os/x", 1), ("1.0", 0), ("1.1", 1), (&commits[0].hex(), 0), (&commits[1].hex()[..12], 1)];
     for (text, expected) in cases {
         assert_eq!(repo.resolve(text).unwrap(), commits[expected], "{text}");
-        assert_eq!(resolve_remote(&server.url(), text).unwrap(), commits[expected], "{text}");
     }
     for text in ["os/y", "2.0", "abc", ""] {
         assert!(matches!(repo.resolve(text), Err(RepoError::NoRevision { .. })), "{text:?}");
-        let remote = resolve_remote(&server.url(), text);
-        assert!(matches!(remote, Err(PullError::NoRevision { .. })), "{text:?}");
     }
-    let listed: Vec<_> =
-        repo.releases().unwrap().releases.into_iter().map(|l| (l.commit, l.newest)).collect();
-    assert_eq!(listed, [(commits[1], true), (commits[0], false)]);
+    let listed: Vec<_> = repo.releases().unwrap().into_iter().map(|l| (l.commit, l.refs.len())).collect();
+    assert_eq!(listed, [(commits[1], 1), (commits[0], 0)]);
+    assert!(ostree(repo.path(), &["summary", "--view"]).contains(&commits[1].hex()));
 }
 
 #[test]
@@ -511,4 +509,83 @@ impl Drop for Unmount<'_> {
     fn drop(&mut self) {
         tree::run("umount", &[self.0.to_str().unwrap()]);
     }
+}
+
+/// Ratios against libostree, on a tree named by `MEASURE`: `MEASURE=/usr/share cargo test --test transport -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement: minutes, and wants a quiet machine"]
+fn measure() {
+    use std::time::Instant;
+    let root = PathBuf::from(std::env::var("MEASURE").expect("MEASURE names a tree"));
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let time = |what: &str, act: &mut dyn FnMut()| {
+        let (began, cpu) = (Instant::now(), cpu_seconds());
+        act();
+        let (took, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        eprintln!("{what:<44} {took:>8.2} s {cpu:>8.2} s CPU");
+        took
+    };
+    let key = SecretKey::generate().unwrap();
+    // Read once, so that nobody pays for the disk.
+    time("page cache", &mut || drop(tree::run("tar", &["-cf", "/dev/null", root.to_str().unwrap()])));
+    let repo = Repo::create(&dir.path().join("ours"), Mode::Archive).unwrap();
+    let peer = Repo::create(&dir.path().join("theirs"), Mode::Archive).unwrap();
+    let mut commit = None;
+    let ours = time("commit_tree, cold", &mut || {
+        commit = Some(repo.commit_tree(&root, &options(REF), &Silent).unwrap());
+    });
+    let report = commit.unwrap();
+    eprintln!("  {} files, {} bytes, {} objects", report.files, report.bytes, report.written);
+    let commit = report.commit;
+    sign_commit(&repo, commit, &key).unwrap();
+    let warm = time("commit_tree, all there", &mut || {
+        repo.commit_tree(&root, &options(REF), &Silent).unwrap();
+    });
+    let tree = format!("--tree=dir={}", root.display());
+    let arguments = ["commit", "-b", REF, "-s", "a release", "--timestamp=@1700000000", &tree];
+    let mut theirs_commit = String::new();
+    let theirs = time("ostree commit, cold", &mut || theirs_commit = ostree(peer.path(), &arguments));
+    assert_eq!(theirs_commit, commit.hex());
+    let theirs_warm = time("ostree commit, all there", &mut || drop(ostree(peer.path(), &arguments)));
+    let mut pack = None;
+    time("write_pack", &mut || {
+        pack = Some(write_pack(&repo, commit, None, Some(&key), &PackOptions::default(), &Silent).unwrap());
+    });
+    let index = pack.unwrap().index;
+    eprintln!("  {} bytes, {} shards", index.bytes, index.shards.len());
+    let server = Server::start(repo.path());
+    let request = PullRequest {
+        repo_url: server.url(),
+        commit,
+        keys: vec![key.public()],
+        reference: Some("r:x".into()),
+    };
+    let host = Repo::create(&dir.path().join("host"), Mode::Bare).unwrap();
+    let by_pack = time("pull by pack", &mut || {
+        assert_eq!(pull(&request, &host, &Silent).unwrap().by, By::Pack);
+    });
+    server.set(Faults { lose: Some("packs/".into()), ..Faults::default() });
+    let host = Repo::create(&dir.path().join("host-objects"), Mode::Bare).unwrap();
+    let by_objects = time("pull by objects", &mut || {
+        assert_eq!(pull(&request, &host, &Silent).unwrap().by, By::Objects);
+    });
+    let host = Repo::create(&dir.path().join("host-ostree"), Mode::Bare).unwrap();
+    ostree(host.path(), &["remote", "add", "--no-gpg-verify", "r", &server.url()]);
+    let by_ostree = time("ostree pull", &mut || drop(ostree(host.path(), &["pull", "r", REF])));
+    eprintln!("commit, cold: {:.1} times as fast; all there: {:.1}", theirs / ours, theirs_warm / warm);
+    eprintln!(
+        "pull: by pack {:.1} times as fast as ostree pull, by objects {:.1}",
+        by_ostree / by_pack,
+        by_ostree / by_objects
+    );
+    let memory = fs::read_to_string("/proc/self/status").unwrap();
+    eprintln!("{}", memory.lines().find(|line| line.starts_with("VmHWM")).unwrap());
+}
+
+/// CPU time of this process and of the children that it waited for.
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // utime, stime, cutime, cstime in hundredths.
+    fields[11..15].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }

@@ -59,7 +59,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 fn print(arguments: &Arguments, lock: &crate::manifest::Lock, path: &std::path::Path) {
     if arguments.json {
         let images: std::collections::BTreeMap<_, _> =
-            lock.images.iter().map(|(name, image)| (name, image.pinned.config)).collect();
+            lock.images.iter().map(|(name, image)| (name, image.config)).collect();
         let told = serde_json::json!({
             "format": 1, "lock": path, "packages": lock.packages.len(), "package_bytes": lock.package_bytes(),
             "binaries": lock.binaries.len(), "images": images, "created": lock.created,

@@ -6,11 +6,13 @@ mod host;
 mod install;
 mod lock;
 pub mod progress;
+mod release;
 mod report;
 mod rollback;
 mod serve;
 mod status;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -32,10 +34,12 @@ enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Install(install::Arguments),
+    Release(release::Arguments),
     Serve(serve::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
     Status(status::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -49,10 +53,12 @@ pub fn run() -> ExitCode {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Install(arguments) => install::run(arguments),
+        Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
+        Verb::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,6 +48,12 @@ pub enum SignatureError {
         /// `public` or `secret`.
         expected: &'static str,
     },
+    /// A text is not a public key.
+    #[error("{text:?} is not an ed25519 public key in base64")]
+    KeyText {
+        /// The text.
+        text: String,
+    },
     /// There is no signature at all.
     #[error("{what} is not signed, and {trusted} trusted key(s) ask for a signature")]
     Unsigned {
@@ -169,6 +175,14 @@ pub fn load_public_keys(path: &Path) -> Result<Vec<PublicKey>, SignatureError> {
         return Err(SignatureError::Key { path: path.to_owned(), line: 1, expected: "public" });
     }
     Ok(keys)
+}
+
+/// Parses the public keys of a host's configuration (base64 each).
+pub fn parse_public_keys(texts: &[String]) -> Result<Vec<PublicKey>, SignatureError> {
+    texts
+        .iter()
+        .map(|text| PublicKey::parse(text).ok_or_else(|| SignatureError::KeyText { text: text.clone() }))
+        .collect()
 }
 
 fn key_lines<K>(

@@ -19,9 +19,10 @@ use super::tree::services::{self, ServiceError};
 use super::tree::writer::{self, WriteError};
 use crate::engine::command::CommandError;
 use crate::engine::packages::{PackageError, bootstrap, initramfs};
+use crate::manifest::service::{self, WantedImage};
 use crate::manifest::{InputError, Lock, Service, Treefile};
 use crate::model::release::RELEASE_FORMAT;
-use crate::model::{Commit, PinnedImage, Progress, ReleaseInfo};
+use crate::model::{Commit, Digest, PinnedImage, Progress, ReleaseInfo};
 use crate::plan::compose::{ComposePlan, Inputs, Verdict, plan_compose};
 
 /// Why there is no release.
@@ -131,7 +132,6 @@ pub fn compose(
         Verdict::Compose(plan) => plan,
     };
     let root = make_tree(request, cache, work, &read, &plan, progress)?;
-    progress.begin("commit", None);
     let kernel = initramfs::observe_kernel(&root)?;
     let new = writer::NewCommit {
         follows: &read.treefile.follows,
@@ -142,8 +142,7 @@ pub fn compose(
         kernel: kernel.as_deref(),
         sign_key: request.sign_key,
     };
-    let commit = writer::write(request.repo, &root, &new)?;
-    progress.end(&format!("{commit}"));
+    let commit = writer::write(request.repo, &root, &new, progress)?;
     Ok(report(&read, commit, false))
 }
 
@@ -153,18 +152,19 @@ struct Read {
     services: Vec<Service>,
     lock: Lock,
     programs: Vec<(String, PathBuf)>,
-    pins: BTreeMap<String, PinnedImage>,
+    wanted: BTreeMap<String, WantedImage>,
     inputs: Inputs,
 }
 
 fn read_inputs(request: &Request<'_>, cache: &Cache) -> Result<Read, ComposeError> {
     let treefile = Treefile::load(request.treefile)?;
     let services = lock::load_services(&treefile)?;
+    let wanted = service::wanted_images(&services, &treefile.images)?;
     let lock_path = request.lock.map_or_else(|| lock::lock_path(request.treefile), Path::to_owned);
     let text = std::fs::read_to_string(&lock_path)
         .map_err(|source| ComposeError::NoLock { path: lock_path.clone(), source })?;
     let lock = Lock::parse(&text, &lock_path.display().to_string())?;
-    if let Some(why) = difference(&treefile, &services, &lock) {
+    if let Some(why) = difference(&treefile, &wanted, &lock) {
         return Err(ComposeError::StaleLock { path: lock_path, why });
     }
     let mut programs = Vec::new();
@@ -183,12 +183,16 @@ fn read_inputs(request: &Request<'_>, cache: &Cache) -> Result<Read, ComposeErro
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         host_files.insert(format!("{number:03} {name}"), files::digest_tree(path)?);
     }
+    // What is rendered counts, not how it is written: a comment in a recipe makes no new release.
     let mut service_digests = BTreeMap::new();
-    for service in &services {
-        service_digests.insert(service.name.clone(), files::digest_tree(&service.dir)?);
+    for (path, content) in service::render(&services, &lock.images)? {
+        service_digests.insert(path.display().to_string(), Digest::of(&content));
     }
-    let pins: BTreeMap<_, _> =
-        lock.images.iter().map(|(name, image)| (name.clone(), image.pinned.clone())).collect();
+    for service in &services {
+        if let Some(config) = &service.config {
+            service_digests.insert(format!("config/{}", service.name), files::digest_tree(config)?);
+        }
+    }
     let identity = BTreeMap::from([
         ("name".to_owned(), treefile.name.clone()),
         ("ref".to_owned(), treefile.follows.to_string()),
@@ -210,13 +214,13 @@ fn read_inputs(request: &Request<'_>, cache: &Cache) -> Result<Read, ComposeErro
             treefile.kernel_arguments
         ),
         services: service_digests,
-        images: pins.iter().map(|(name, image)| (name.clone(), image.config)).collect(),
+        images: lock.images.iter().map(|(name, image)| (name.clone(), image.config)).collect(),
     };
-    Ok(Read { treefile, services, lock, programs, pins, inputs })
+    Ok(Read { treefile, services, lock, programs, wanted, inputs })
 }
 
 /// What the treefile asks for and the lock does not have; a lock that has more is out of date too.
-fn difference(treefile: &Treefile, services: &[Service], lock: &Lock) -> Option<String> {
+fn difference(treefile: &Treefile, wanted: &BTreeMap<String, WantedImage>, lock: &Lock) -> Option<String> {
     if lock.name != treefile.name {
         return Some(format!("it is of {}, not of {}", lock.name, treefile.name));
     }
@@ -245,25 +249,20 @@ fn difference(treefile: &Treefile, services: &[Service], lock: &Lock) -> Option<
             Some(_) => {}
         }
     }
-    let wanted: BTreeMap<&String, (&String, &String)> = services
-        .iter()
-        .flat_map(|service| {
-            service.images.iter().map(move |(name, source)| (name, (&service.name, &source.recipe)))
-        })
-        .collect();
-    for (name, (service, recipe)) in &wanted {
-        match lock.images.get(*name) {
-            None => return Some(format!("image {name} of service {service} is not locked")),
-            Some(locked) if &locked.recipe != *recipe => {
-                return Some(format!("image {name} is locked from {}, expected {recipe}", locked.recipe));
+    for (name, image) in wanted {
+        match lock.images.get(name) {
+            None => return Some(format!("image {name} is not locked")),
+            Some(locked) if locked.reference != image.reference => {
+                return Some(format!(
+                    "image {name} is locked from {}, expected {}",
+                    locked.reference, image.reference
+                ));
             }
             Some(_) => {}
         }
     }
-    lock.images
-        .keys()
-        .find(|name| !wanted.contains_key(name))
-        .map(|name| format!("image {name} is locked and no longer asked for"))
+    let extra = lock.images.keys().find(|name| !wanted.contains_key(*name));
+    extra.map(|name| format!("image {name} is locked and no longer asked for"))
 }
 
 fn make_tree(
@@ -275,12 +274,10 @@ fn make_tree(
     progress: &dyn Progress,
 ) -> Result<PathBuf, ComposeError> {
     progress.begin("container images", Some(read.lock.images.len() as u64));
-    for service in &read.services {
-        for name in service.images.keys() {
-            if let Some(locked) = read.lock.images.get(name) {
-                images::ensure(cache, service, name, locked, request.mirror)?;
-                progress.advance(1);
-            }
+    for (name, image) in &read.wanted {
+        if let Some(locked) = read.lock.images.get(name) {
+            images::ensure(cache, name, image, locked, request.mirror)?;
+            progress.advance(1);
         }
     }
     progress.end(&format!("{} images", read.lock.images.len()));
@@ -310,7 +307,7 @@ fn make_tree(
             .collect(),
         upgrade_from: read.treefile.upgrade_from.clone(),
     };
-    services::install(&root, cache, &read.services, &read.pins, &release)?;
+    services::install(&root, cache, &read.services, &read.lock.images, &release)?;
     // The work directory is private; the root of a host is not.
     files::set_mode(&root, 0o755)?;
     progress.end(&format!("{} services", read.services.len()));
@@ -324,7 +321,12 @@ fn report(read: &Read, commit: Commit, unchanged: bool) -> Report {
         version: read.treefile.version.clone(),
         unchanged,
         packages: read.lock.packages.len(),
-        images: read.pins.iter().map(|(name, image)| (name.clone(), image.config.to_string())).collect(),
-        image_bytes: read.pins.values().map(PinnedImage::size).sum(),
+        images: read
+            .lock
+            .images
+            .iter()
+            .map(|(name, image)| (name.clone(), image.config.to_string()))
+            .collect(),
+        image_bytes: read.lock.images.values().map(PinnedImage::size).sum(),
     }
 }

@@ -13,7 +13,7 @@ use super::tree::images::{self, ImageError};
 use crate::engine::packages::PackageError;
 use crate::engine::packages::apt::{Apt, Mirrors};
 use crate::manifest::lock::LOCK_FORMAT;
-use crate::manifest::{InputError, Lock, LockedImage, Service, Treefile, service};
+use crate::manifest::{InputError, Lock, Service, Treefile, service};
 use crate::model::Progress;
 
 /// The one architecture so far; the treefile's ref names it too.
@@ -77,22 +77,14 @@ pub fn resolve(
     }
     progress.end(&format!("{} binaries", locked_binaries.len()));
 
-    let count = services.iter().map(|service| service.images.len()).sum::<usize>();
-    progress.begin("resolving images", Some(count as u64));
+    let wanted = service::wanted_images(services, &treefile.images)?;
+    progress.begin("resolving images", Some(wanted.len() as u64));
     let mut locked_images = BTreeMap::new();
-    for service in services {
-        for (name, source) in &service.images {
-            let pinned = images::resolve(cache, service, name, &source.recipe, mirror)?;
-            let image = LockedImage { service: service.name.clone(), recipe: source.recipe.clone(), pinned };
-            if let Some(other) = locked_images.insert(name.clone(), image) {
-                let file = service.dir.join(service::SERVICE_FILE).display().to_string();
-                let message = format!("image {name} is defined by service {} too", other.service);
-                return Err(InputError::of_file(&file, message).into());
-            }
-            progress.advance(1);
-        }
+    for (name, image) in &wanted {
+        locked_images.insert(name.clone(), images::resolve(cache, name, image, mirror)?);
+        progress.advance(1);
     }
-    progress.end(&format!("{count} images"));
+    progress.end(&format!("{} images", wanted.len()));
 
     Ok(Lock {
         format: LOCK_FORMAT,

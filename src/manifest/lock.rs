@@ -32,7 +32,7 @@ pub struct Lock {
     /// Programs that no package has.
     pub binaries: Vec<LockedBinary>,
     /// Container images, by the name that pods use.
-    pub images: BTreeMap<String, LockedImage>,
+    pub images: BTreeMap<String, PinnedImage>,
     /// Every package of the tree, by name.
     pub packages: Vec<Package>,
 }
@@ -49,18 +49,6 @@ pub struct LockedBinary {
     pub sha256: Digest,
     /// Bytes.
     pub size: u64,
-}
-
-/// A container image, exactly.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LockedImage {
-    /// The service that uses it.
-    pub service: String,
-    /// Recipe, relative to the service's directory.
-    pub recipe: String,
-    /// What it resolved to.
-    pub pinned: PinnedImage,
 }
 
 impl Lock {
@@ -123,7 +111,6 @@ pub(crate) mod tests {
             config: Digest::of(b"c"),
             layers: vec![PinnedLayer { diff_id: Digest::of(b"l"), size: 7 }],
         };
-        let image = LockedImage { service: "keystone".into(), recipe: "image.yaml".into(), pinned };
         Lock {
             format: LOCK_FORMAT,
             name: "host".into(),
@@ -132,7 +119,7 @@ pub(crate) mod tests {
             architecture: "amd64".into(),
             requested: vec!["bash".into()],
             binaries: vec![],
-            images: BTreeMap::from([("keystone".into(), image)]),
+            images: BTreeMap::from([("keystone".into(), pinned)]),
             packages: vec![package("zlib"), package("bash")],
         }
     }

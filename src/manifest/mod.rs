@@ -9,7 +9,7 @@ pub mod rack;
 pub mod service;
 pub mod treefile;
 
-pub use lock::{Lock, LockedBinary, LockedImage};
+pub use lock::{Lock, LockedBinary};
 pub use place::{InputError, Place, SourceText};
 pub use service::Service;
 pub use treefile::Treefile;

@@ -281,6 +281,44 @@ pub fn last_of_each(services: Vec<Service>) -> Vec<Service> {
     kept
 }
 
+/// A container image of a release, not yet resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedImage {
+    /// Path of its recipe.
+    pub recipe: PathBuf,
+    /// What the release says of where it comes from: never a path of this machine.
+    pub reference: String,
+}
+
+/// Every image of a release: those of its services, and those that the treefile names itself or instead.
+pub fn wanted_images(
+    services: &[Service],
+    of_treefile: &BTreeMap<String, PathBuf>,
+) -> Result<BTreeMap<String, WantedImage>, InputError> {
+    let mut wanted = BTreeMap::new();
+    for service in services {
+        for (name, source) in &service.images {
+            if wanted.insert(name.clone(), want(service.dir.join(&source.recipe))).is_some() {
+                let file = service.dir.join(SERVICE_FILE).display().to_string();
+                return Err(InputError::of_file(&file, format!("image {name} is defined by two services")));
+            }
+        }
+    }
+    wanted.extend(of_treefile.iter().map(|(name, recipe)| (name.clone(), want(recipe.clone()))));
+    Ok(wanted)
+}
+
+/// The last two parts of its path tell a recipe apart within a project.
+fn want(recipe: PathBuf) -> WantedImage {
+    let parts: Vec<String> = recipe
+        .components()
+        .rev()
+        .take(2)
+        .map(|part| part.as_os_str().to_string_lossy().into_owned())
+        .collect();
+    WantedImage { recipe, reference: parts.into_iter().rev().collect::<Vec<_>>().join("/") }
+}
+
 /// The files of `/usr/lib/rackstep` that describe services: relative path → content.
 pub fn render(
     services: &[Service],
@@ -374,6 +412,22 @@ mod tests {
         assert_eq!(set.images, pins());
         assert!(text("secrets.json").contains("\"generate\": \"password\""));
         assert!(text("volumes.json").contains("\"policy\": \"keep\""));
+    }
+
+    #[test]
+    fn a_treefile_may_name_another_recipe() {
+        let service = load(SERVICE, POD).unwrap();
+        let wanted = wanted_images(std::slice::from_ref(&service), &BTreeMap::new()).unwrap();
+        assert_eq!(wanted["keystone"].reference, "k/image.yaml");
+        let other = BTreeMap::from([
+            ("keystone".into(), "m/k/image-28.yaml".into()),
+            ("pause".into(), "m/p/i.yaml".into()),
+        ]);
+        let wanted = wanted_images(std::slice::from_ref(&service), &other).unwrap();
+        assert_eq!(wanted["keystone"].reference, "k/image-28.yaml");
+        assert_eq!(wanted["pause"].recipe, Path::new("m/p/i.yaml"));
+        let twice = wanted_images(&[service.clone(), service], &BTreeMap::new()).unwrap_err();
+        assert!(twice.to_string().contains("image keystone is defined by two services"));
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //!
 //! Nothing is guessed: an unknown key, a missing name or a path that does not exist is an error with its line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::service::ImageSource;
 use super::{InputError, Place, SourceText};
 use crate::model::{Digest, Ref};
 
@@ -33,6 +35,7 @@ struct Fragment {
     initramfs: Initramfs,
     kernel_arguments: Vec<String>,
     services: Vec<String>,
+    images: BTreeMap<String, ImageSource>,
     upgrade_from: Vec<String>,
 }
 
@@ -105,6 +108,8 @@ pub struct Treefile {
     pub kernel_arguments: Vec<String>,
     /// Directories of service definitions.
     pub services: Vec<PathBuf>,
+    /// Recipes of container images: of images that no service names, or instead of a service's own.
+    pub images: BTreeMap<String, PathBuf>,
     /// Versions that may be upgraded to this one; empty: any.
     pub upgrade_from: Vec<String>,
     /// Every file that was read, the named one last.
@@ -160,6 +165,15 @@ impl Treefile {
                 }
             }
         }
+        for (name, recipe) in &self.images {
+            if !recipe.is_file() {
+                return Err(self.error(
+                    "images",
+                    name,
+                    format!("images: {name}: recipe {} does not exist", recipe.display()),
+                ));
+            }
+        }
         Ok(())
     }
 
@@ -192,6 +206,7 @@ struct Merged {
     files: Vec<PathBuf>,
     postprocess: Vec<PathBuf>,
     services: Vec<PathBuf>,
+    images: BTreeMap<String, PathBuf>,
     sources: Vec<SourceText>,
 }
 
@@ -224,13 +239,16 @@ impl Merged {
         self.files.extend(under(fragment.files.as_slice()));
         self.postprocess.extend(under(&fragment.postprocess));
         self.services.extend(under(&fragment.services));
+        for (name, image) in &fragment.images {
+            self.images.insert(name.clone(), normalize(&base.join(&image.recipe)));
+        }
         self.sources.push(source);
         self.fragment.lay_over(fragment);
         Ok(())
     }
 
     fn validate(self) -> Result<Treefile, InputError> {
-        let Self { fragment, files, postprocess, services, sources } = self;
+        let Self { fragment, files, postprocess, services, images, sources } = self;
         let missing = |key: &str| {
             let file = sources.last().map_or("treefile", |source| source.file.as_str());
             InputError::of_file(file, format!("key `{key}` is missing"))
@@ -257,7 +275,7 @@ impl Merged {
         if let Some(suite) = fragment.suites.iter().find(|suite| !is_debian_name(suite)) {
             return wrong("suites", suite, format!("suites: {suite:?} is not the name of a suite"));
         }
-        if let Some(package) = fragment.packages.iter().find(|package| !is_debian_name(package)) {
+        if let Some(package) = fragment.packages.iter().find(|package| !is_package_request(package)) {
             return wrong("packages", package, format!("packages: {package:?} is not the name of a package"));
         }
         for binary in &fragment.binaries {
@@ -268,7 +286,7 @@ impl Merged {
             follows,
             version,
             suites: unique(fragment.suites),
-            packages: unique(fragment.packages),
+            packages: last_requests(fragment.packages),
             binaries: last_of_each(fragment.binaries),
             files,
             units: fragment.units,
@@ -276,6 +294,7 @@ impl Merged {
             initramfs: fragment.initramfs,
             kernel_arguments: fragment.kernel_arguments,
             services,
+            images,
             upgrade_from: fragment.upgrade_from,
             sources,
         })
@@ -322,6 +341,31 @@ fn check_binary(binary: &Binary) -> Result<(), String> {
 fn is_debian_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
+}
+
+/// A package, or a package of one suite: `name/suite`.
+fn is_package_request(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((name, suite)) => is_debian_name(name) && is_debian_name(suite),
+        None => is_debian_name(text),
+    }
+}
+
+/// The package's name in `name/suite`.
+pub fn package_name(request: &str) -> &str {
+    request.split('/').next().unwrap_or(request)
+}
+
+/// A package named again in a later fragment, perhaps of another suite, replaces the earlier request.
+fn last_requests(requests: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for request in requests {
+        match kept.iter_mut().find(|earlier| package_name(earlier) == package_name(&request)) {
+            Some(earlier) => *earlier = request,
+            None => kept.push(request),
+        }
+    }
+    kept
 }
 
 /// Takes `a/./b/../c` for `a/c`: the same directory must have one spelling for messages and keys.
@@ -380,7 +424,7 @@ mod tests {
             ),
             (
                 "dir/top.yaml",
-                "include: [base.yaml]\nversion: \"2\"\npackages: [vim, bash]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n",
+                "include: [base.yaml]\nversion: \"2\"\npackages: [vim, bash/trixie-backports]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n",
             ),
         ];
         let mut read = |path: &Path| {
@@ -389,7 +433,7 @@ mod tests {
         };
         let treefile = Treefile::load_with(Path::new("dir/top.yaml"), &mut read).unwrap();
         assert_eq!((treefile.name.as_str(), treefile.version.as_str()), ("base", "2"));
-        assert_eq!(treefile.packages, ["bash", "ssh", "vim"]);
+        assert_eq!(treefile.packages, ["bash/trixie-backports", "ssh", "vim"]);
         assert_eq!(treefile.files, [PathBuf::from("dir/root"), PathBuf::from("dir/more")]);
         assert_eq!(treefile.services, [PathBuf::from("m/keystone")]);
         assert_eq!(treefile.units.mask, ["x.service"]);

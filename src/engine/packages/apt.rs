@@ -148,7 +148,11 @@ impl Apt {
             known.values().flat_map(|s| s.provides.iter().map(String::as_str)).collect();
         let unknown: Vec<String> = requested
             .iter()
-            .filter(|name| !names.contains(name.as_str()) && !provided.contains(name.as_str()))
+            // `name/suite` asks for the version of one suite.
+            .filter(|request| {
+                let name = request.split('/').next().unwrap_or(request);
+                !names.contains(name) && !provided.contains(name)
+            })
             .cloned()
             .collect();
         if !unknown.is_empty() {

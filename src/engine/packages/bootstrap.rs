@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{PackageError, at, chroot, clean, download};
 use crate::engine::command::{run, run_text};
-use crate::model::Package;
+use crate::model::{Digest, Package};
 
 /// Files of packages that a host has no use for. Licences stay: a release is a redistribution.
 const LEFT_OUT: [&str; 8] = [
@@ -42,7 +42,7 @@ pub fn install(
     root: &Path,
 ) -> Result<(), PackageError> {
     let flat = work.join("archive");
-    write_flat_archive(cache, packages, &flat)?;
+    write_flat_archive(cache, packages, suite, architecture, &flat)?;
     let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     let mut command = Command::new("mmdebstrap");
     command.args(["--mode=root", "--format=directory", "--variant=essential", "--quiet"]);
@@ -61,12 +61,27 @@ pub fn install(
     require_exactly(packages, root)
 }
 
-fn write_flat_archive(cache: &Path, packages: &[Package], flat: &Path) -> Result<(), PackageError> {
+fn write_flat_archive(
+    cache: &Path,
+    packages: &[Package],
+    suite: &str,
+    architecture: &str,
+    flat: &Path,
+) -> Result<(), PackageError> {
     fs::create_dir_all(flat).map_err(at(flat))?;
     let stanzas: Vec<String> =
         packages.par_iter().map(|package| add_to_archive(cache, package, flat)).collect::<Result<_, _>>()?;
+    let text = stanzas.join("\n");
     let index = flat.join("Packages");
-    fs::write(&index, stanzas.join("\n")).map_err(at(&index))
+    fs::write(&index, &text).map_err(at(&index))?;
+    // mmdebstrap finds essential packages by the suite that the archive says it is.
+    let digest = Digest::of(text.as_bytes()).hex();
+    let release = format!(
+        "Suite: {suite}\nCodename: {suite}\nArchitectures: {architecture} all\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nSHA256:\n {digest} {} Packages\n",
+        text.len()
+    );
+    let path = flat.join("Release");
+    fs::write(&path, release).map_err(at(&path))
 }
 
 fn add_to_archive(cache: &Path, package: &Package, flat: &Path) -> Result<String, PackageError> {

@@ -1,4 +1,4 @@
-//! Names of commits: refs, versions, prefixes, and the list that a repo publishes of them.
+//! Names of commits: refs, versions, prefixes.
 //!
 //! A revision is, in this order: a whole commit, a ref, a version, an unambiguous beginning of a commit.
 
@@ -6,57 +6,30 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{CommitInfo, Repo, RepoError};
 use crate::model::{Commit, ObjectName, Ref};
+use crate::pack::index::index_path;
 
-/// The published list of releases, below the repo.
-pub const RELEASES_FILE: &str = "releases.json";
-/// The format number that this program writes and reads.
-pub const RELEASES_FORMAT: u32 = 1;
 /// A beginning of a commit must have this many digits.
 const PREFIX_LEAST: usize = 4;
 
-/// The published list of releases, newest first. Only a hint: what it names is verified by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Releases {
-    /// [`RELEASES_FORMAT`].
-    pub format: u32,
-    /// The releases.
-    pub releases: Vec<Listed>,
-}
-
 /// One release in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// The ref that it is on.
-    pub r#ref: String,
+    /// Refs that point at it now.
+    pub refs: Vec<String>,
     /// Its commit.
     pub commit: Commit,
     /// The version that people say.
     pub version: Option<String>,
     /// Seconds since 1970: the commit's own time.
     pub created: u64,
-    /// Whether the ref points at it now.
-    pub newest: bool,
-}
-
-impl Releases {
-    /// The commit that `text` means, if the list knows it.
-    pub fn resolve(&self, text: &str) -> Result<Option<Commit>, Vec<Commit>> {
-        let on_ref = self.releases.iter().find(|listed| listed.newest && listed.r#ref == text);
-        if let Some(listed) = on_ref {
-            return Ok(Some(listed.commit));
-        }
-        let by_version =
-            self.releases.iter().filter(|listed| listed.version.as_deref() == Some(text)).map(|l| l.commit);
-        match one_of(by_version)? {
-            Some(commit) => Ok(Some(commit)),
-            None if text.len() < PREFIX_LEAST => Ok(None),
-            None => one_of(self.releases.iter().map(|l| l.commit).filter(|c| c.hex().starts_with(text))),
-        }
-    }
+    /// Whether it carries a signature; by whom is not asked.
+    pub signed: bool,
+    /// Whether it has a whole pack.
+    pub packed: bool,
 }
 
 /// The only commit of an iterator; nothing if there is none, all of them if they differ.
@@ -146,31 +119,32 @@ impl Repo {
         Ok(infos)
     }
 
-    /// Releases on every ref, with the commits before them as far as they are here; newest first within a ref.
-    pub fn releases(&self) -> Result<Releases, RepoError> {
+    /// Every release of the repo, newest first.
+    pub fn releases(&self) -> Result<Vec<Listed>, RepoError> {
+        let refs = self.refs()?;
         let mut releases = Vec::new();
-        let all = self.commits()?;
-        for (name, head) in self.refs()? {
-            let mut on_ref: Vec<&CommitInfo> =
-                all.iter().filter(|info| info.commit == head || info.refs.contains(&name)).collect();
-            on_ref.sort_by_key(|info| (info.commit != head, std::cmp::Reverse(info.timestamp), info.commit));
-            releases.extend(on_ref.into_iter().map(|info| Listed {
-                r#ref: name.clone(),
+        for info in self.commits()? {
+            let on = refs.iter().filter(|(_, commit)| *commit == info.commit);
+            releases.push(Listed {
+                refs: on.map(|(name, _)| name.clone()).collect(),
                 commit: info.commit,
-                version: info.version.clone(),
+                signed: self.read_detached(info.commit)?.is_some(),
+                packed: self.path.join(index_path(info.commit, None)).exists(),
+                version: info.version,
                 created: info.timestamp,
-                newest: info.commit == head,
-            }));
+            });
         }
-        Ok(Releases { format: RELEASES_FORMAT, releases })
+        releases.sort_by_key(|listed| (std::cmp::Reverse(listed.created), listed.commit));
+        Ok(releases)
     }
 
-    /// Writes [`RELEASES_FILE`], so that clients can ask for a version.
+    /// Tells clients which refs there are: renews libostree's `summary`.
     pub fn publish_releases(&self) -> Result<(), RepoError> {
-        let path = self.path.join(RELEASES_FILE);
-        let bytes = serde_json::to_vec_pretty(&self.releases()?)
-            .map_err(|source| RepoError::io("rendering", &path, source.into()))?;
-        write_atomically(&path, &bytes)
+        let failed =
+            |source| RepoError::Ostree { action: "writing the summary of", path: self.path.clone(), source };
+        let handle = ostree::Repo::new_for_path(&self.path);
+        handle.open(gio::Cancellable::NONE).map_err(failed)?;
+        handle.regenerate_summary(None, gio::Cancellable::NONE).map_err(failed)
     }
 
     fn ref_path(&self, name: &str) -> Option<std::path::PathBuf> {
@@ -240,40 +214,4 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RepoErro
     file.as_file().sync_all().map_err(writing)?;
     file.persist(path).map_err(|error| writing(error.error))?;
     fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(writing)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resolves_within_a_list() {
-        let commit = |digit: &str| digit.repeat(64).parse::<Commit>().unwrap();
-        let listed = |r: &str, c: &str, version: &str, newest| Listed {
-            r#ref: r.into(),
-            commit: commit(c),
-            version: Some(version.into()),
-            created: 0,
-            newest,
-        };
-        let list = Releases {
-            format: 1,
-            releases: vec![
-                listed("a", "1", "1.1", true),
-                listed("a", "2", "1.0", false),
-                listed("b", "3", "1.0", true),
-            ],
-        };
-        let cases = [
-            ("a", Ok(Some(commit("1")))),
-            ("1.1", Ok(Some(commit("1")))),
-            ("1.0", Err(vec![commit("2"), commit("3")])),
-            ("2222", Ok(Some(commit("2")))),
-            ("222", Ok(None)),
-            ("c", Ok(None)),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(list.resolve(text), expected, "{text}");
-        }
-    }
 }

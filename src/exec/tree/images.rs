@@ -14,7 +14,7 @@ use crate::engine::command::{CommandError, run};
 use crate::image::source::{self, SourceError};
 use crate::image::store::{ImageStore, StoreError};
 use crate::image::{Limits, Ownership};
-use crate::manifest::{LockedImage, Service};
+use crate::manifest::service::WantedImage;
 use crate::model::{Digest, PinnedImage};
 
 /// The project's script that builds a container image from a recipe.
@@ -93,26 +93,24 @@ pub fn cached_store(cache: &Cache) -> ImageStore {
     ImageStore::new(cache.dir().join("store"))
 }
 
-/// Builds the image `name` of `service` and splits it into the cache's store.
+/// Builds the image `name` and splits it into the cache's store.
 pub fn resolve(
     cache: &Cache,
-    service: &Service,
     name: &str,
-    recipe: &str,
+    wanted: &WantedImage,
     mirror: Option<&str>,
 ) -> Result<PinnedImage, ImageError> {
     let work = cache.work().map_err(at(cache.dir()))?;
     let layout = work.path().join("layout");
-    let recipe_path = service.dir.join(recipe);
-    let script = find_script(&service.dir, BUILD_SCRIPT)?;
+    let script = find_script(wanted.recipe.parent().unwrap_or(Path::new(".")), BUILD_SCRIPT)?;
     let mut command = Command::new(script);
     if let Some(mirror) = mirror {
         command.args(["--mirror", mirror]);
     }
-    command.arg(&recipe_path).arg(&layout).env("RACKSTEP_CACHE", cache.dir());
+    command.arg(&wanted.recipe).arg(&layout).env("RACKSTEP_CACHE", cache.dir());
     run(&mut command).map_err(|source| ImageError::Build {
         name: name.to_owned(),
-        recipe: recipe_path.clone(),
+        recipe: wanted.recipe.clone(),
         source,
     })?;
     let limits = Limits::default();
@@ -120,35 +118,33 @@ pub fn resolve(
         .map_err(|source| ImageError::Read { name: name.to_owned(), source: Box::new(source) })?;
     let store = cached_store(cache);
     fs::create_dir_all(store.dir()).map_err(at(store.dir()))?;
-    // The reference is part of the release: the recipe's place in the project, never this machine's.
-    let reference = format!("{}/{recipe}", service.name);
     store
-        .add(image.as_mut(), &reference, Ownership::Apply, &limits)
+        .add(image.as_mut(), &wanted.reference, Ownership::Apply, &limits)
         .map_err(|source| ImageError::Store { name: name.to_owned(), source: Box::new(source) })
 }
 
 /// Makes sure that the cache's store has a locked image.
 pub fn ensure(
     cache: &Cache,
-    service: &Service,
     name: &str,
-    locked: &LockedImage,
+    wanted: &WantedImage,
+    locked: &PinnedImage,
     mirror: Option<&str>,
 ) -> Result<(), ImageError> {
     let store = cached_store(cache);
-    let has_all = store.image(&locked.pinned.config).is_ok()
-        && locked.pinned.layers.iter().all(|layer| store.layer_dir(layer.diff_id).is_dir());
+    let has_all = store.image(&locked.config).is_ok()
+        && locked.layers.iter().all(|layer| store.layer_dir(layer.diff_id).is_dir());
     if has_all {
         return Ok(());
     }
-    let built = resolve(cache, service, name, &locked.recipe, mirror)?;
-    if built.config == locked.pinned.config && built.manifest == locked.pinned.manifest {
+    let built = resolve(cache, name, wanted, mirror)?;
+    if built.config == locked.config && built.manifest == locked.manifest {
         return Ok(());
     }
     Err(ImageError::Moved {
         name: name.to_owned(),
-        recipe: service.dir.join(&locked.recipe),
-        expected: locked.pinned.config,
+        recipe: wanted.recipe.clone(),
+        expected: locked.config,
         got: built.config,
     })
 }

@@ -4,33 +4,37 @@
 //! A second ref, `releases/<name>/<version>`, keeps it and lets a client find a version.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::engine::command::{CommandError, run, run_text};
-use crate::model::commit::ParseCommitError;
-use crate::model::{Commit, Digest, Ref};
+use crate::engine::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
+use crate::engine::signature::{SecretKey, SignatureError, sign_commit};
+use crate::model::{Commit, Digest, Progress, Ref};
 use crate::plan::compose::Head;
 
 /// Metadata key of the digest of a release's inputs.
 pub const INPUTS_KEY: &str = "rackstep.inputs";
+/// Metadata key of a release's name.
+pub const RELEASE_KEY: &str = "rackstep.release";
 
 /// Why the repo did not take the commit.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// ostree failed.
+    /// The repo.
     #[error(transparent)]
-    Command(#[from] CommandError),
-    /// ostree answered something else than a commit.
-    #[error("ostree gave no commit")]
-    Answer(#[from] ParseCommitError),
-    /// The repo could not be made.
-    #[error("making the repo {path}")]
-    Create {
+    Repo(#[from] RepoError),
+    /// The key or the signature.
+    #[error(transparent)]
+    Sign(#[from] SignatureError),
+    /// The ref of the release is none.
+    #[error(transparent)]
+    Name(#[from] crate::model::commit::ParseRefError),
+    /// The summary, which tells clients what is there.
+    #[error("writing the summary of {path}")]
+    Summary {
         /// The repo.
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: ostree::glib::Error,
     },
 }
 
@@ -53,50 +57,71 @@ pub struct NewCommit<'a> {
     pub sign_key: Option<&'a Path>,
 }
 
-fn ostree(repo: &Path) -> Command {
-    let mut command = Command::new("ostree");
-    command.arg(format!("--repo={}", repo.display()));
-    command
-}
-
 /// The head of `follows`, if repo and ref exist.
 pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteError> {
     if !repo.join("config").is_file() {
         return Ok(None);
     }
-    let Ok(text) = run_text(ostree(repo).args(["rev-parse", follows.as_str()])) else { return Ok(None) };
-    let commit: Commit = text.trim().parse()?;
-    // Printed as a GVariant: 'text'.
-    let inputs = run_text(
-        ostree(repo).arg("show").arg(format!("--print-metadata-key={INPUTS_KEY}")).arg(commit.hex()),
-    );
-    let inputs = inputs.ok().map(|text| text.trim().trim_matches('\'').to_owned());
+    let repo = Repo::open(repo)?;
+    let Some(commit) = repo.resolve_ref(follows.as_str())? else { return Ok(None) };
+    let info = repo.commit_info(commit)?;
+    let inputs = info.metadata.iter().find_map(|(key, value)| match value {
+        MetaValue::Text(text) if key == INPUTS_KEY => Some(text.clone()),
+        _ => None,
+    });
     Ok(Some(Head { commit, inputs }))
 }
 
 /// Commits the tree at `root`.
-pub fn write(repo: &Path, root: &Path, new: &NewCommit<'_>) -> Result<Commit, WriteError> {
-    if !repo.join("config").is_file() {
-        std::fs::create_dir_all(repo)
-            .map_err(|source| WriteError::Create { path: repo.to_owned(), source })?;
-        run(ostree(repo).args(["init", "--mode=archive"]))?;
-    }
-    let mut command = ostree(repo);
-    command.args(["commit", "--orphan", "--parent=none", "--no-bindings"]);
-    command.arg(format!("--tree=dir={}", root.display())).arg(format!("--timestamp=@{}", new.created));
-    command.arg(format!("--subject={} {}", new.name, new.version));
-    command.arg(format!("--add-metadata-string=version={}", new.version));
-    command.arg(format!("--add-metadata-string=rackstep.release={}", new.name));
-    command.arg(format!("--add-metadata-string={INPUTS_KEY}={}", new.inputs.hex()));
+pub fn write(
+    path: &Path,
+    root: &Path,
+    new: &NewCommit<'_>,
+    progress: &dyn Progress,
+) -> Result<Commit, WriteError> {
+    // Read first: a key that cannot be read must not leave an unsigned release.
+    let key = new.sign_key.map(SecretKey::load).transpose()?;
+    let repo = Repo::create(path, Mode::Archive)?;
+    let version_ref: Ref = format!("releases/{}/{}", new.name, new.version).parse()?;
+    let text = |value: &str| MetaValue::Text(value.to_owned());
+    let mut metadata = vec![
+        ("version".to_owned(), text(new.version)),
+        (RELEASE_KEY.to_owned(), text(new.name)),
+        (INPUTS_KEY.to_owned(), text(&new.inputs.hex())),
+        // Both names, sorted: libostree refuses a commit that is pulled by a ref that it is not bound to.
+        ("ostree.ref-binding".to_owned(), MetaValue::List(bindings(new.follows, &version_ref))),
+    ];
     if let Some(kernel) = new.kernel {
-        command
-            .arg("--add-metadata=ostree.bootable=true")
-            .arg(format!("--add-metadata-string=ostree.linux={kernel}"));
+        metadata.push(("ostree.bootable".to_owned(), MetaValue::Flag(true)));
+        metadata.push(("ostree.linux".to_owned(), text(kernel)));
     }
-    let commit: Commit = run_text(&mut command)?.trim().parse()?;
-    for name in [format!("releases/{}/{}", new.name, new.version), new.follows.to_string()] {
-        run(ostree(repo).args(["refs", "--force", "--create", &name]).arg(commit.hex()))?;
+    let options = CommitOptions {
+        timestamp: new.created,
+        subject: format!("{} {}", new.name, new.version),
+        metadata,
+        ..CommitOptions::default()
+    };
+    let commit = repo.commit_tree(root, &options, progress)?.commit;
+    if let Some(key) = key {
+        sign_commit(&repo, commit, &key)?;
     }
-    run(ostree(repo).args(["summary", "--update"]))?;
+    repo.set_ref(version_ref.as_str(), commit)?;
+    repo.set_ref(new.follows.as_str(), commit)?;
+    publish(&repo)?;
     Ok(commit)
+}
+
+fn bindings(follows: &Ref, version: &Ref) -> Vec<String> {
+    let mut names = vec![follows.to_string(), version.to_string()];
+    names.sort();
+    names
+}
+
+/// Tells clients what is there: our list of releases, and libostree's summary.
+fn publish(repo: &Repo) -> Result<(), WriteError> {
+    repo.publish_releases()?;
+    let failed = |source| WriteError::Summary { path: repo.path().to_owned(), source };
+    let handle = ostree::Repo::new_for_path(repo.path());
+    handle.open(ostree::gio::Cancellable::NONE).map_err(failed)?;
+    handle.regenerate_summary(None, ostree::gio::Cancellable::NONE).map_err(failed)
 }

@@ -5,7 +5,7 @@
 
 check() {
     # Only where it is asked for, and only with everything that it runs.
-    require_binaries rackstep ip sfdisk wipefs mkfs.xfs mkfs.ext4 mkfs.fat || return 1
+    require_binaries rackstep ostree ip losetup sfdisk wipefs mkfs.xfs mkfs.ext4 mkfs.fat mcopy || return 1
     return 255
 }
 
@@ -25,15 +25,19 @@ installkernel() {
 }
 
 install() {
-    inst_multiple rackstep ip sfdisk wipefs losetup blockdev blkid lsblk findmnt mkfs.xfs mkfs.ext4 mkfs.fat \
-        mount umount chroot sync reboot poweroff sleep uname tr sort cat cut grep mv ln ls mkdir rm dmesg
-    inst_multiple -o partx udevadm xfs_info tune2fs ps
+    # What `rackstep install` calls. A name that is missing here shows only on
+    # the machine that cannot be imaged, so none of these is optional.
+    inst_multiple rackstep ostree lsblk wipefs sfdisk losetup blockdev blkid findmnt \
+        mkfs.xfs mkfs.ext4 mkfs.fat mount umount chroot
+    # What the first process and grub-config call.
+    inst_multiple ip udevadm dmesg sync reboot poweroff sleep cat cut grep head ls ln mkdir mv rm sed sort tr uname
+    # For a person at the shell.
+    inst_multiple -o ps ping ss less xfs_repair e2fsck
     inst_simple /etc/mke2fs.conf
+    inst_simple /etc/nsswitch.conf
     # Servers may be reached by https.
     inst_simple /etc/ssl/certs/ca-certificates.crt
     inst_script "$moddir/installer-init.sh" /usr/lib/rackstep/installer-init
     # libostree writes the boot loader's configuration through it, outside any chroot.
     inst_script /usr/lib/rackstep/grub-config /usr/lib/rackstep/grub-config
-    # Names of users and groups, for what is laid down on the disk.
-    inst_simple /etc/nsswitch.conf
 }

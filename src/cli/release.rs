@@ -1,0 +1,282 @@
+//! `rackstep release`: looks after a repo of releases.
+
+use std::path::PathBuf;
+
+use super::progress::Terminal;
+use super::{Failure, Kind};
+use crate::engine::repo::{CommitInfo, MetaValue, Repo, RepoError};
+use crate::engine::signature::{
+    PublicKey, SecretKey, SignatureError, load_public_keys, sign_commit, verify_in_repo,
+};
+use crate::exec::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, write_pack};
+use crate::model::{Commit, ReleaseInfo};
+
+/// The format number of `--json`.
+const JSON_FORMAT: u32 = 1;
+const UNCHANGED: &str = "nothing changed";
+
+/// Look after a repo of releases.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Act {
+    /// List the releases of a repo, newest first.
+    List {
+        /// The repo.
+        #[arg(long, value_name = "DIR")]
+        repo: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a release says of itself.
+    Show {
+        /// The repo.
+        #[arg(long, value_name = "DIR")]
+        repo: PathBuf,
+        /// Ref, version, commit or the beginning of one.
+        revision: String,
+        /// Public keys to check the signature with.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key pair: FILE (secret, keep it) and FILE.pub (for the hosts).
+    Keygen {
+        /// Where the secret key goes; must not exist.
+        file: PathBuf,
+    },
+    /// Sign a release that is in the repo.
+    Sign {
+        /// The repo.
+        #[arg(long, value_name = "DIR")]
+        repo: PathBuf,
+        /// Ref, version, commit or the beginning of one.
+        revision: String,
+        /// The secret key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Write a release's pack: whole, and against each release named by --from.
+    Pack {
+        /// The repo.
+        #[arg(long, value_name = "DIR")]
+        repo: PathBuf,
+        /// Ref, version, commit or the beginning of one.
+        revision: String,
+        /// Also write the pack for hosts that have this release.
+        #[arg(long, value_name = "REVISION")]
+        from: Vec<String>,
+        /// Sign the packs with this secret key; hosts that trust a key take no unsigned ones.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// zstd level.
+        #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
+        level: i32,
+    },
+}
+
+/// Runs the verb.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.act {
+        Act::List { repo, json } => list(&open(&repo)?, json),
+        Act::Show { repo, revision, keys, json } => {
+            let keys = keys.map(|path| load_public_keys(&path)).transpose().map_err(signature)?;
+            let repo = open(&repo)?;
+            show(&repo, resolve(&repo, &revision)?, keys.as_deref(), json)
+        }
+        Act::Keygen { file } => keygen(&file),
+        Act::Sign { repo, revision, key } => {
+            let repo = open(&repo)?;
+            sign(&repo, resolve(&repo, &revision)?, &SecretKey::load(&key).map_err(signature)?)
+        }
+        Act::Pack { repo, revision, from, key, level } => {
+            let key = key.map(|path| SecretKey::load(&path)).transpose().map_err(signature)?;
+            let repo = open(&repo)?;
+            let to = resolve(&repo, &revision)?;
+            let from: Vec<Commit> = from.iter().map(|text| resolve(&repo, text)).collect::<Result<_, _>>()?;
+            let options = PackOptions { level, ..PackOptions::default() };
+            pack(&repo, to, &from, key.as_ref(), &options)
+        }
+    }
+}
+
+fn open(path: &std::path::Path) -> Result<Repo, Failure> {
+    Repo::open(path).map_err(in_repo)
+}
+
+fn resolve(repo: &Repo, text: &str) -> Result<Commit, Failure> {
+    repo.resolve(text).map_err(|error| {
+        let failure = in_repo(error);
+        failure.hint(format!("rackstep release list --repo {}", repo.path().display()))
+    })
+}
+
+fn in_repo(error: RepoError) -> Failure {
+    let kind = match error {
+        RepoError::NotARepo { .. }
+        | RepoError::Mode { .. }
+        | RepoError::NoRevision { .. }
+        | RepoError::Ambiguous { .. } => Kind::BadInput,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error, UNCHANGED)
+}
+
+fn signature(error: SignatureError) -> Failure {
+    let kind = match error {
+        SignatureError::Key { .. } | SignatureError::KeyFile { .. } => Kind::BadInput,
+        SignatureError::Unsigned { .. } | SignatureError::Untrusted { .. } => Kind::Refused,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error, UNCHANGED)
+}
+
+#[allow(clippy::print_stdout)]
+fn list(repo: &Repo, json: bool) -> Result<(), Failure> {
+    let releases = repo.releases().map_err(in_repo)?;
+    if json {
+        println!("{:#}", serde_json::json!({ "format": JSON_FORMAT, "releases": releases }));
+        return Ok(());
+    }
+    println!("{:<12} {:<16} {:<20} {:<7} {:<7} REFS", "COMMIT", "VERSION", "CREATED", "SIGNED", "PACKED");
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    for listed in releases {
+        println!(
+            "{:<12} {:<16} {:<20} {:<7} {:<7} {}",
+            listed.commit.short(),
+            listed.version.as_deref().unwrap_or("-"),
+            date(listed.created),
+            yes(listed.signed),
+            yes(listed.packed),
+            listed.refs.join(" "),
+        );
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn show(repo: &Repo, commit: Commit, keys: Option<&[PublicKey]>, json: bool) -> Result<(), Failure> {
+    if let Some(keys) = keys {
+        verify_in_repo(repo, commit, keys).map_err(signature)?;
+    }
+    let info = repo.commit_info(commit).map_err(in_repo)?;
+    let release = repo.release_info(commit).map_err(in_repo)?;
+    if json {
+        let told = serde_json::json!({
+            "format": JSON_FORMAT, "commit": commit, "version": info.version, "created": info.timestamp,
+            "subject": info.subject, "refs": info.refs, "verified": keys.is_some(), "release": release,
+        });
+        println!("{told:#}");
+        return Ok(());
+    }
+    print_shown(&info, release.as_ref(), keys.is_some());
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn print_shown(info: &CommitInfo, release: Option<&ReleaseInfo>, verified: bool) {
+    println!("commit    {}", info.commit);
+    println!("version   {}", info.version.as_deref().unwrap_or("-"));
+    println!("created   {}", date(info.timestamp));
+    println!("subject   {}", info.subject);
+    println!("refs      {}", info.refs.join(" "));
+    if verified {
+        println!("signature good");
+    }
+    for (key, value) in &info.metadata {
+        if let MetaValue::Text(text) = value
+            && key != "version"
+        {
+            println!("{key:<9} {text}");
+        }
+    }
+    if let Some(release) = release {
+        println!("kernel    {}", release.kernel);
+        println!("packages  {}", release.packages.len());
+        println!("services  {}", release.services.join(" "));
+    }
+}
+
+#[allow(clippy::print_stdout)]
+fn keygen(file: &std::path::Path) -> Result<(), Failure> {
+    let key = SecretKey::generate().map_err(|error| Failure::new(Kind::Failed, error, "no key written"))?;
+    let public = key.save(file).map_err(signature)?;
+    println!("{}", key.public().render());
+    tracing::info!(secret = %file.display(), public = %public.display(), "key pair written");
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn sign(repo: &Repo, commit: Commit, key: &SecretKey) -> Result<(), Failure> {
+    if sign_commit(repo, commit, key).map_err(signature)? {
+        println!("{commit} signed by {}", key.public().render());
+    } else {
+        println!("{commit} was signed by {} already", key.public().render());
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn pack(
+    repo: &Repo,
+    to: Commit,
+    from: &[Commit],
+    key: Option<&SecretKey>,
+    options: &PackOptions,
+) -> Result<(), Failure> {
+    let progress = Terminal::default();
+    for from in std::iter::once(None).chain(from.iter().copied().map(Some)) {
+        let failed =
+            |error: PackError| Failure::new(Kind::Failed, error, "the packs before this one are published");
+        let report = write_pack(repo, to, from, key, options, &progress).map_err(failed)?;
+        let against = from.map_or_else(|| "whole".to_owned(), |from| format!("from {}", from.short()));
+        println!(
+            "{} {against}: {} bytes, {} objects, {} shards{}",
+            to.short(),
+            report.index.bytes,
+            report.index.objects,
+            report.index.shards.len(),
+            if report.signed { ", signed" } else { "" },
+        );
+    }
+    Ok(())
+}
+
+/// Seconds since 1970 as `2026-11-22 10:45 UTC`, by the civil calendar.
+fn date(seconds: u64) -> String {
+    let (days, second) = ((seconds / 86_400) as i64, seconds % 86_400);
+    // Days since 0000-03-01: leap days then come at the end of a year.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second / 60 % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_826_000, "2000-02-29 12:06 UTC"),
+            (1_700_000_000, "2023-11-14 22:13 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), expected);
+        }
+    }
+}
