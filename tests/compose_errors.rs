@@ -6,8 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-const TREEFILE: &str =
-    "name: tiny\nref: test/tiny\nversion: \"1.0\"\nsuites: [trixie]\npackages: [bash]\n";
+const TREEFILE: &str = "name: tiny\nref: test/tiny\nversion: \"1.0\"\nsuites: [trixie]\npackages: [bash]\n";
 
 const LOCK: &str = "format: 1\nname: tiny\ncreated: 1700000000\nsuites: [trixie]\narchitecture: amd64\nrequested: [bash]\nbinaries: []\nimages: {}\npackages: []\n";
 
@@ -56,9 +55,15 @@ fn a_broken_treefile_is_told_by_file_and_line() {
     let table = [
         (TREEFILE.replace("packages:", "pakages:"), "error: tiny.yaml:5:1: unknown field `pakages`"),
         (TREEFILE.replace("[bash]", "[bash"), "error: tiny.yaml:6:1: did not find expected"),
-        (TREEFILE.replace("test/tiny", "test//tiny"), "error: tiny.yaml:2:6: ref: \"test//tiny\" is not a ref"),
+        (
+            TREEFILE.replace("test/tiny", "test//tiny"),
+            "error: tiny.yaml:2:6: ref: \"test//tiny\" is not a ref",
+        ),
         (format!("{TREEFILE}files: root\n"), "error: tiny.yaml:6:8: files: directory root does not exist"),
-        (format!("{TREEFILE}services:\n- web\n"), "error: tiny.yaml:7:3: services: directory web does not exist"),
+        (
+            format!("{TREEFILE}services:\n- web\n"),
+            "error: tiny.yaml:7:3: services: directory web does not exist",
+        ),
         (
             format!("{TREEFILE}images: {{web: {{recipe: web.yaml}}}}\n"),
             "error: tiny.yaml:6:10: images: web: recipe web.yaml does not exist",
@@ -85,7 +90,8 @@ fn a_broken_service_is_told_by_file_and_line() {
         "web/pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  hostNetwork: true\n  containers:\n  - {name: web, image: nginx}\n",
     );
-    let heading = "error: web/pod.yaml:7:24: pod web: image \"nginx\" is not among the service's images (web)";
+    let heading =
+        "error: web/pod.yaml:7:24: pod web: image \"nginx\" is not among the service's images (web)";
     require(&project.compose(), 2, heading, "repo unchanged");
 }
 
@@ -98,7 +104,10 @@ fn a_lock_that_is_missing_broken_or_stale() {
     let table = [
         (LOCK.replace("format: 1", "format: 7"), "tiny.lock.yaml:1:9: format 7 is not known, expected 1"),
         (LOCK.replace("created:", "creatd:"), "tiny.lock.yaml:3:1: unknown field `creatd`"),
-        (LOCK.replace("[bash]", "[vim]"), "tiny.lock.yaml does not fit the treefile: package bash is not locked"),
+        (
+            LOCK.replace("[bash]", "[vim]"),
+            "tiny.lock.yaml does not fit the treefile: package bash is not locked",
+        ),
         (LOCK.replace("[bash]", "[bash, vim]"), "package vim is locked and no longer asked for"),
         (LOCK.replace("[trixie]", "[sid]"), "suites are sid, expected trixie"),
         (LOCK.replace("name: tiny", "name: other"), "it is of other, not of tiny"),
@@ -128,7 +137,10 @@ fn a_package_that_the_mirror_dropped_leaves_the_repo_as_it_was() {
         "0".repeat(64)
     );
     project.write("tiny.lock.yaml", &LOCK.replace("packages: []\n", &package));
-    let status = Command::new("ostree").args(["init", "--mode=archive", "--repo=repo"]).current_dir(project.dir.path()).status();
+    let status = Command::new("ostree")
+        .args(["init", "--mode=archive", "--repo=repo"])
+        .current_dir(project.dir.path())
+        .status();
     assert!(status.unwrap().success());
     let before = listing(&project.dir.path().join("repo"));
     let output = project.compose();

@@ -34,7 +34,11 @@ fn the_same_lock_gives_the_same_commit() {
     fs::write(dir.join("tiny.yaml"), TREEFILE).unwrap();
     fs::create_dir_all(dir.join("root/etc")).unwrap();
     fs::write(dir.join("root/etc/motd"), "tiny\n").unwrap();
-    fs::write(dir.join("touch.sh"), "#!/bin/sh\nset -e\ntest -e /proc/self\necho done > /usr/lib/postprocessed\n").unwrap();
+    fs::write(
+        dir.join("touch.sh"),
+        "#!/bin/sh\nset -e\ntest -e /proc/self\necho done > /usr/lib/postprocessed\n",
+    )
+    .unwrap();
     Command::new("chmod").args(["755", "touch.sh"]).current_dir(dir).status().unwrap();
     // Package files come from the shared cache when it has them: the mirror is not what is tested here.
     let shared = rackstep::exec::tree::cache::Cache::open(None).unwrap();
@@ -57,17 +61,28 @@ fn the_same_lock_gives_the_same_commit() {
     assert_eq!(commits[0], commits[1]);
 
     let again = rackstep(dir, Some(&dir.join("one")), &["compose", "tiny.yaml", "--repo", "repo-one"]);
-    assert_eq!((&again["unchanged"], &again["commit"]), (&Value::Bool(true), &Value::String(commits[0].clone())));
+    assert_eq!(
+        (&again["unchanged"], &again["commit"]),
+        (&Value::Bool(true), &Value::String(commits[0].clone()))
+    );
 
     let repo = "--repo=repo-one";
     ostree(dir, &["fsck", repo, "--quiet"]);
     assert_eq!(ostree(dir, &["rev-parse", repo, "releases/tiny/1.0"]).trim(), commits[0]);
     let files = ostree(dir, &["ls", repo, "-R", "test/tiny"]);
-    for expected in ["/usr/etc/motd", "/usr/lib/postprocessed", "/usr/bin/rackstep", "/usr/lib/rackstep/release.json", "/usr/lib/rackstep/pins.json"] {
+    for expected in [
+        "/usr/etc/motd",
+        "/usr/lib/postprocessed",
+        "/usr/bin/rackstep",
+        "/usr/lib/rackstep/release.json",
+        "/usr/lib/rackstep/pins.json",
+    ] {
         assert!(files.lines().any(|line| line.ends_with(&format!(" {expected}"))), "{expected} is missing");
     }
     assert!(!files.contains("/var/lib/dpkg"), "/var is empty");
-    let release: Value = serde_json::from_str(&ostree(dir, &["cat", repo, "test/tiny", "/usr/lib/rackstep/release.json"])).unwrap();
+    let release: Value =
+        serde_json::from_str(&ostree(dir, &["cat", repo, "test/tiny", "/usr/lib/rackstep/release.json"]))
+            .unwrap();
     assert_eq!((&release["name"], &release["version"]), (&Value::from("tiny"), &Value::from("1.0")));
     assert!(release["packages"]["netbase"].is_string());
 

@@ -214,7 +214,8 @@ fn revisions() {
         let remote = resolve_remote(&server.url(), text);
         assert!(matches!(remote, Err(PullError::NoRevision { .. })), "{text:?}");
     }
-    let listed: Vec<_> = repo.releases().unwrap().releases.into_iter().map(|l| (l.commit, l.refs.len())).collect();
+    let listed: Vec<_> =
+        repo.releases().unwrap().releases.into_iter().map(|l| (l.commit, l.refs.len())).collect();
     assert_eq!(listed, [(commits[1], 1), (commits[0], 0)]);
 }
 

@@ -1,7 +1,9 @@
 //! The repo on the server: its commits, and what they are called.
 
 use crate::engine::fetch::{Fetch, FetchError};
-use crate::engine::repo::{CommitInfo, Mode, RELEASES_FILE, RELEASES_FORMAT, Releases, Repo, write_atomically};
+use crate::engine::repo::{
+    CommitInfo, Mode, RELEASES_FILE, RELEASES_FORMAT, Releases, Repo, write_atomically,
+};
 use crate::engine::signature::{PublicKey, verify_commit};
 use crate::model::{Commit, Digest, ObjectName, Ref};
 
@@ -91,11 +93,12 @@ impl Remote {
             .small(RELEASES_FILE, RELEASES_LIMIT)?
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .filter(|list: &Releases| list.format == RELEASES_FORMAT);
-        let found = list.map_or(Ok(None), |list| list.resolve(text)).map_err(|found| PullError::Ambiguous {
-            url: self.url.clone(),
-            text: text.to_owned(),
-            found: found.iter().map(Commit::hex).collect(),
-        })?;
+        let found =
+            list.map_or(Ok(None), |list| list.resolve(text)).map_err(|found| PullError::Ambiguous {
+                url: self.url.clone(),
+                text: text.to_owned(),
+                found: found.iter().map(Commit::hex).collect(),
+            })?;
         found.ok_or_else(|| PullError::NoRevision { url: self.url.clone(), text: text.to_owned() })
     }
 }
