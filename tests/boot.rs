@@ -1,6 +1,8 @@
 //! What a host does at boot, against a real Docker daemon. A small stand-in plays kubelet: it starts what stands in the
 //! pods' directory, with the labels that cri-dockerd gives.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
@@ -34,7 +36,7 @@ impl World {
     fn new() -> Self {
         let mut images = TinyImages::default();
         let shell = shell_layer(&["/bin/sleep", "/bin/cat"]);
-        let pause = images.add("pause", &[shell.clone()], &["/bin/sh", "-c", "exec sleep 1000"]);
+        let pause = images.add("pause", std::slice::from_ref(&shell), &["/bin/sh", "-c", "exec sleep 1000"]);
         let database = images.add("database", &[shell], &["/bin/sh", "-c"]);
         Self { root: tempfile::tempdir().unwrap(), images, pause, database }
     }

@@ -1,5 +1,7 @@
 //! `engine::docker` against a real daemon. Needs root and the package docker.io.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
@@ -10,7 +12,11 @@ use std::error::Error;
 use std::time::Duration;
 
 use dockerd::Dockerd;
-use rackstep::engine::docker::{Bind, DockerError, RunOnce, StoreKind, Verdict, VerifyError, orphans};
+use rackstep::engine::docker::{
+    Bind, DockerError, ImageArchive as _, RunOnce, StoreKind, Verdict, VerifyError, orphans,
+};
+use rackstep::image::store::ImageStore;
+use rackstep::image::{Limits, Ownership, source};
 use rackstep::model::progress::Silent;
 use tiny_image::{TinyImages, layer, release, shell_layer};
 
@@ -119,6 +125,49 @@ fn wrong_content_is_refused_by_name_and_nothing_is_left() {
     assert!(docker.verify(&image).unwrap().is_good());
 }
 
+/// The whole way of an image: archive → files of a release → Docker, under the Id that it had.
+#[test]
+fn a_releases_own_files_become_the_same_image() {
+    let daemon = Dockerd::start();
+    let docker = daemon.connect();
+    let root = tempfile::tempdir().unwrap();
+    let mut images = TinyImages::default();
+    let base = layer(&[("etc/base", &noise(4, 300_000)), ("etc/empty", b"")]);
+    let a = images.add("a", &[base.clone(), layer(&[("opt/a", b"a")])], &["/opt/a"]);
+    let b = images.add("b", &[base, layer(&[("opt/b", b"b")])], &[]);
+    let store = ImageStore::new(root.path().join("images"));
+    let limits = Limits::default();
+    let mut kept = Vec::new();
+    for (name, image) in [("a", &a), ("b", &b)] {
+        let archive = root.path().join(format!("{name}.tar"));
+        let mut file = std::fs::File::create(&archive).unwrap();
+        images.write_archive(&[image], &Default::default(), &mut file).unwrap();
+        let mut source = source::open(&archive, None, &limits).unwrap();
+        let pinned = store.add(source.as_mut(), name, Ownership::Apply, &limits).unwrap();
+        assert_eq!((pinned.config, &pinned.layers), (image.config, &image.layers));
+        kept.push(pinned);
+    }
+    let imported = docker.import(&store, &kept, &Silent).unwrap();
+    assert_eq!(imported.loaded, [a.config, b.config]);
+    assert!(imported.bytes < 400_000, "the shared layer is sent once: {}", imported.bytes);
+    let pins = release('6', &[("a", &kept[0]), ("b", &kept[1])]);
+    let _proof = docker.verify_release(&pins, &Silent).unwrap();
+
+    // A damaged file of the release never becomes an image.
+    docker.reap(&Default::default(), &[a.config, b.config].into()).unwrap();
+    let damaged = walkdir::WalkDir::new(root.path().join("images"))
+        .into_iter()
+        .filter_map(Result::ok)
+        .find(|entry| entry.file_name() == "base")
+        .unwrap();
+    let mut content = std::fs::read(damaged.path()).unwrap();
+    content[1000] ^= 1;
+    std::fs::write(damaged.path(), content).unwrap();
+    let error = docker.import(&store, &kept, &Silent).unwrap_err();
+    assert!(chain_of(&error).contains(&a.config.to_string()), "{}", chain_of(&error));
+    assert!(docker.observe_images().unwrap().is_empty());
+}
+
 #[test]
 fn a_flipped_byte_is_found_and_mended() {
     let daemon = Dockerd::start();
@@ -152,16 +201,22 @@ fn a_flipped_byte_is_found_and_mended() {
     docker.import(&images, [&a, &b, &c], &Silent).unwrap();
     assert!(!docker.verify(&a).unwrap().is_good());
 
-    let repaired = docker.repair(&images, &release, &Silent).unwrap();
+    // Mending a part of what shares the layer would take the other part away.
+    let part = tiny_image::release('3', &[("a", &a)]);
+    let error = docker.repair(&[(&images, &part)], &Silent).unwrap_err();
+    assert!(matches!(error, DockerError::Foreign { image, .. } if image == b.config), "{}", chain_of(&error));
+    assert!(docker.present(&a).unwrap() && docker.present(&b).unwrap(), "nothing was removed");
+
+    let repaired = docker.repair(&[(&images, &release)], &Silent).unwrap();
     assert_eq!(repaired.replaced, [a.config, b.config]);
     let _proof = docker.verify_release(&release, &Silent).unwrap();
     assert_eq!(docker.observe_holds().unwrap().len(), 3, "held again");
-    assert_eq!(docker.repair(&images, &release, &Silent).unwrap(), Default::default());
+    assert_eq!(docker.repair(&[(&images, &release)], &Silent).unwrap(), Default::default());
 
     // A file that is gone is damage too.
     std::fs::remove_file(&daemon.stored_files("c")[0]).unwrap();
     assert!(matches!(docker.verify(&c).unwrap(), Verdict::Damaged { .. }));
-    assert_eq!(docker.repair(&images, &release, &Silent).unwrap().replaced, [c.config]);
+    assert_eq!(docker.repair(&[(&images, &release)], &Silent).unwrap().replaced, [c.config]);
 }
 
 #[test]

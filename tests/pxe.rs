@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rackstep::engine::machine::{DiskSpec, Firmware, Machine, MachineSpec, Network, poll, tiny};
@@ -62,6 +62,7 @@ fn boot_sector() -> Vec<u8> {
 }
 
 struct Bench {
+    server: Child,
     network: Network,
     dir: tempfile::TempDir,
     commit: String,
@@ -95,7 +96,7 @@ impl Bench {
         );
         fs::write(&rack, text).unwrap();
         let log = fs::File::create(dir.path().join("serve.log")).unwrap();
-        network
+        let server = network
             .command(env!("CARGO_BIN_EXE_rackstep"))
             .arg("serve")
             .arg("--rack")
@@ -109,7 +110,7 @@ impl Bench {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let bench = Self { network, dir, commit };
+        let bench = Self { server, network, dir, commit };
         if let Err(error) = bench.network.wait_for_port(SERVER, 8080, SOON) {
             panic!("{error}\n{}", bench.log());
         }
@@ -158,6 +159,19 @@ impl Bench {
         assert!(found.is_some(), "{mac} is {}, expected {state}\n{}", self.state(mac), self.log());
     }
 
+    /// Presses Ctrl-C and gives the server's exit status.
+    fn interrupt_server(&mut self) -> ExitStatus {
+        let pid = self.server.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let ended = poll(SOON, || self.server.try_wait()).unwrap();
+        ended.unwrap_or_else(|| panic!("the server goes on after Ctrl-C\n{}", self.log()))
+    }
+
+    fn processes(&self) -> String {
+        let output = Command::new("ip").args(["netns", "pids", self.network.name()]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn must<T>(&self, result: Result<T, impl std::fmt::Display>) -> T {
         result.unwrap_or_else(|error| panic!("{error}\n\nrack server:\n{}", self.log()))
     }
@@ -174,7 +188,7 @@ const STRANGER: &str = "52:54:00:00:00:99";
 
 #[test]
 fn bios_machine_is_imaged_once_and_strangers_never() {
-    let bench = Bench::start(&format!(
+    let mut bench = Bench::start(&format!(
         "  - {{name: one, mac: \"{BIOS_MAC}\", profile: stub, address: 10.77.0.11/24, disk: {{serial: one-disk}}}}\n"
     ));
     let mut one = bench.machine("one", BIOS_MAC, Firmware::Bios);
@@ -209,6 +223,11 @@ fn bios_machine_is_imaged_once_and_strangers_never() {
     assert!(config.contains("mode=archive"), "{config}");
     let page = bench.curl(&["-f", "http://10.77.0.1:8080/"]);
     assert!(page.contains("Rack test") && page.contains(STRANGER), "{page}");
+
+    drop((one, stranger));
+    assert!(bench.interrupt_server().success(), "{}", bench.log());
+    assert_eq!(bench.processes(), "", "dnsmasq outlived the server");
+    assert!(bench.log().contains("unknown     52:54:00:00:00:99 is not in the rack file"), "{}", bench.log());
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! `rackstep boot`: run by the host's own units, before kubelet and beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
+use super::host::HostArguments;
 use super::progress::Terminal;
-use super::{Failure, Kind};
+use super::{Failure, Kind, print_line};
 use crate::engine::docker::Docker;
-use crate::engine::sysroot::Sysroot;
-use crate::exec::boot::{Booted, Release, boot, boot_phases};
+use crate::exec::boot::{Booted, Release, boot, boot_phases, observe_services};
+use crate::exec::call_home::call_home;
 use crate::exec::phases::PhasesDone;
 use crate::exec::places::Places;
 use crate::image::store::ImageStore;
 use crate::model::Deployment;
 use crate::model::deployment::Role;
+use crate::model::imaging::BootedReport;
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
 #[derive(Debug, Args)]
@@ -21,12 +23,8 @@ pub struct Arguments {
     /// Run the phases that are due and start the pods that wait for them; kubelet must be running.
     #[arg(long)]
     phases: bool,
-    /// The host's root; any other than / is a scratch system, whose next boot is taken for what is booted.
-    #[arg(long, value_name = "PATH", default_value = "/", env = "RACKSTEP_SYSROOT")]
-    sysroot: PathBuf,
-    /// Where Docker listens [default: unix:///var/run/docker.sock].
-    #[arg(long, value_name = "URL", env = "DOCKER_HOST")]
-    docker_host: Option<String>,
+    #[command(flatten)]
+    host: HostArguments,
 }
 
 /// Runs the verb.
@@ -34,19 +32,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(Kind::Failed, error, "the release's services were not started")
     };
-    let sysroot = Sysroot::open(&arguments.sysroot).map_err(|error| {
-        failed(error.into()).hint("is this a rackstep host? --sysroot names another root")
-    })?;
+    let host = &arguments.host;
+    let sysroot = host.open_sysroot()?;
     let deployments = sysroot.deployments().map_err(|error| failed(error.into()))?;
+    // In a scratch system, what would run next is taken for what runs.
     let deployment =
         booted(&deployments).ok_or_else(|| failed("nothing of this sysroot is booted".into()))?;
-    let places = places_of(&arguments.sysroot, sysroot.is_booted(), deployment);
+    let mut places = places_of(&host.sysroot, sysroot.is_booted(), deployment);
+    if let Some(path) = &host.host_config {
+        places.host_config.clone_from(path);
+    }
     let commit = deployment.id.commit;
     let release = Release::read(&places.release, commit).map_err(|error| failed(error.into()))?;
-    let docker = Docker::connect(arguments.docker_host.as_deref()).map_err(|error| {
-        failed(error.into())
-            .hint("does the daemon run? `systemctl status docker` tells; --docker-host names another")
-    })?;
+    let docker = host.connect_docker()?;
     let progress = Terminal::default();
     let name = format!("{} ({})", release.info.version, commit.short());
     if arguments.phases {
@@ -55,6 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             Failure::new(Kind::Failed, error, state)
         })?;
         print_phases(&name, &done);
+        tell_rack(host, &places, &docker, &release);
     } else {
         let store = ImageStore::new(places.release.join("images"));
         let booted = boot(&docker, &store, &release, &places, &progress).map_err(|error| {
@@ -64,6 +63,22 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         print_boot(&name, &booted);
     }
     Ok(())
+}
+
+/// Calls home. The host runs its services whether somebody listens or not.
+fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release) {
+    let Ok(config) = host.read_config(&places.host_config) else { return };
+    let Ok(observed) = docker.observe() else { return };
+    let present = release.pins.images().filter(|(_, image)| observed.has_image(image));
+    let images = present.map(|(_, image)| image.config).collect();
+    let ready = observe_services(docker, &places.release)
+        .is_ok_and(|containers| containers.iter().all(|c| c.running == Some(c.expected)));
+    let report = BootedReport { commit: release.pins.commit(), images, ready };
+    match call_home(&config, &report) {
+        Ok(true) => print_line("told the rack server"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the rack server was not told"),
+    }
 }
 
 /// What runs, or in a scratch system what would run next.
@@ -80,34 +95,32 @@ fn places_of(root: &Path, is_booted: bool, deployment: &Deployment) -> Places {
     Places::of_deployment(&root.join(&deployment.path), &var, &root.join("run"))
 }
 
-#[allow(clippy::print_stdout)]
 fn print_boot(name: &str, booted: &Booted) {
-    println!("release {name}");
-    println!(
+    print_line(&format!("release {name}"));
+    print_line(&format!(
         "images: {} there, {} imported{}",
         booted.prepared.present.len(),
         booted.prepared.imported.len(),
         in_brackets(&booted.prepared.imported)
-    );
+    ));
     if booted.new_secrets + booted.new_volumes > 0 {
-        println!("made: {} secrets, {} volumes", booted.new_secrets, booted.new_volumes);
+        print_line(&format!("made: {} secrets, {} volumes", booted.new_secrets, booted.new_volumes));
     }
-    println!("pods: {} started{}", booted.started.len(), in_brackets(&booted.started));
+    print_line(&format!("pods: {} started{}", booted.started.len(), in_brackets(&booted.started)));
     for pod in booted.plan.pods.iter().filter(|pod| !pod.waits_for.is_empty()) {
-        println!("pod {} waits for {}", pod.name, pod.waits_for.join(", "));
+        print_line(&format!("pod {} waits for {}", pod.name, pod.waits_for.join(", ")));
     }
     for planned in &booted.plan.phases {
-        println!("phase {}: {}", planned.phase.id, planned.decision);
+        print_line(&format!("phase {}: {}", planned.phase.id, planned.decision));
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn print_phases(name: &str, done: &PhasesDone) {
-    println!("release {name}");
-    println!("phases: {} ran{}", done.ran.len(), in_brackets(&done.ran));
-    println!("pods: {} started{}", done.started.len(), in_brackets(&done.started));
+    print_line(&format!("release {name}"));
+    print_line(&format!("phases: {} ran{}", done.ran.len(), in_brackets(&done.ran)));
+    print_line(&format!("pods: {} started{}", done.started.len(), in_brackets(&done.started)));
     for phase in &done.waiting {
-        println!("phase {phase} waits until the release is confirmed");
+        print_line(&format!("phase {phase} waits until the release is confirmed"));
     }
 }
 

@@ -12,6 +12,7 @@ mod rollback;
 mod serve;
 mod status;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Verb {
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
     Status(status::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
@@ -56,6 +58,7 @@ pub fn run() -> ExitCode {
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
+        Verb::Verify(arguments) => verify::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

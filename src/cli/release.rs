@@ -10,7 +10,6 @@ use crate::engine::signature::{
 };
 use crate::exec::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, write_pack};
 use crate::model::{Commit, ReleaseInfo};
-use crate::pack::index::index_path;
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;
@@ -141,36 +140,21 @@ fn signature(error: SignatureError) -> Failure {
 
 #[allow(clippy::print_stdout)]
 fn list(repo: &Repo, json: bool) -> Result<(), Failure> {
-    let releases = repo.releases().map_err(in_repo)?.releases;
-    let packed = |commit| repo.path().join(index_path(commit, None)).exists();
-    let mut rows = Vec::new();
-    for listed in releases {
-        let signed = repo.read_detached(listed.commit).map_err(in_repo)?.is_some();
-        rows.push((listed, signed));
-    }
+    let releases = repo.releases().map_err(in_repo)?;
     if json {
-        let releases: Vec<_> = rows
-            .iter()
-            .map(|(listed, signed)| {
-                serde_json::json!({
-                    "commit": listed.commit, "version": listed.version, "created": listed.created,
-                    "refs": listed.refs, "signed": signed, "packed": packed(listed.commit),
-                })
-            })
-            .collect();
         println!("{:#}", serde_json::json!({ "format": JSON_FORMAT, "releases": releases }));
         return Ok(());
     }
     println!("{:<12} {:<16} {:<20} {:<7} {:<7} REFS", "COMMIT", "VERSION", "CREATED", "SIGNED", "PACKED");
     let yes = |is: bool| if is { "yes" } else { "no" };
-    for (listed, signed) in rows {
+    for listed in releases {
         println!(
             "{:<12} {:<16} {:<20} {:<7} {:<7} {}",
             listed.commit.short(),
             listed.version.as_deref().unwrap_or("-"),
             date(listed.created),
-            yes(signed),
-            yes(packed(listed.commit)),
+            yes(listed.signed),
+            yes(listed.packed),
             listed.refs.join(" "),
         );
     }

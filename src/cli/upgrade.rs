@@ -7,8 +7,8 @@ use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
 use crate::engine::sysroot::Sysroot;
-use crate::exec::pull::{PullError, observe_remote};
-use crate::exec::revision::{RevisionError, resolve};
+use crate::exec::pull::observe_remote;
+use crate::exec::revision::{Refs, RevisionError, fetch_refs, resolve};
 use crate::exec::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
 use crate::model::{Commit, HostConfig};
@@ -57,7 +57,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
     let name = arguments.revision.as_deref();
-    let commit = resolve(&config.repo, name, &config.follows, &deployments).map_err(no_release)?;
+    let refs = refs_of(&config.repo, name)?;
+    let commit = resolve(&config.repo, name, &config.follows, &refs, &deployments).map_err(no_release)?;
     let booted = deployments.iter().find(|deployment| deployment.role == Role::Booted);
     let request = UpgradeRequest {
         commit: arguments.commit,
@@ -128,13 +129,22 @@ fn observe_signed(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Res
         .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source }, sysroot))
 }
 
+/// The repo's refs. A release that is named may be on the host already, so then the repo need not answer.
+fn refs_of(url: &str, name: Option<&str>) -> Result<Refs, Failure> {
+    match fetch_refs(url) {
+        Ok(refs) => Ok(refs),
+        Err(error) if name.is_some() => {
+            tracing::warn!(%error, "the repo does not answer; looking among what the host has");
+            Ok(Refs::new())
+        }
+        Err(error) => Err(no_release(error)),
+    }
+}
+
 fn no_release(error: RevisionError) -> Failure {
     let kind = match &error {
-        RevisionError::Ambiguous { .. } => Kind::BadInput,
-        RevisionError::Remote { source, .. } => match source {
-            PullError::NoRevision { .. } | PullError::Ambiguous { .. } => Kind::BadInput,
-            _ => Kind::Failed,
-        },
+        RevisionError::Unknown { .. } | RevisionError::Ambiguous { .. } => Kind::BadInput,
+        RevisionError::Fetch { .. } | RevisionError::Damaged { .. } => Kind::Failed,
     };
     Failure::new(kind, error, NOTHING_CHANGED)
 }

@@ -209,13 +209,13 @@ mod tests {
         assert_eq!(fs::read(to.join("binary")).unwrap(), [0xff, 0x00]);
         let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("run.sh"), mode("binary"), mode("deep")), (0o700, 0o600, 0o700));
-        let before = hash_directories(&[to.clone()]).unwrap();
+        let before = hash_directories(std::slice::from_ref(&to)).unwrap();
         render_directory(&from, &to, values).unwrap();
-        assert_eq!(hash_directories(&[to.clone()]).unwrap(), before);
+        assert_eq!(hash_directories(std::slice::from_ref(&to)).unwrap(), before);
         fs::remove_dir_all(from.join("deep")).unwrap();
         fs::remove_file(from.join("binary")).unwrap();
         render_directory(&from, &to, values).unwrap();
         assert_eq!(list(&to).unwrap(), [to.join("run.sh")]);
-        assert_ne!(hash_directories(&[to.clone()]).unwrap(), before);
+        assert_ne!(hash_directories(std::slice::from_ref(&to)).unwrap(), before);
     }
 }

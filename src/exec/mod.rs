@@ -1,6 +1,7 @@
 //! Runs plans against engines.
 
 pub mod boot;
+pub mod call_home;
 pub mod compose;
 pub mod config;
 pub mod files;
@@ -19,3 +20,4 @@ pub mod secrets;
 pub mod status;
 pub mod tree;
 pub mod upgrade;
+pub mod verify;

@@ -35,7 +35,7 @@ pub enum PhaseError {
         phase: String,
         /// Why.
         #[source]
-        source: ReadinessError,
+        source: Box<ReadinessError>,
     },
     /// Docker could not run it.
     #[error("running phase {phase}")]
@@ -44,7 +44,7 @@ pub enum PhaseError {
         phase: String,
         /// Why.
         #[source]
-        source: DockerError,
+        source: Box<DockerError>,
     },
     /// It ran and failed.
     #[error("phase {phase} ended with exit code {code}; its last words:\n{log}")]
@@ -130,7 +130,7 @@ fn run_phase(
     let id = || planned.phase.id.clone();
     for pod in needed_pods(&planned.phase) {
         wait_ready(docker, &release.pods, pod, release.pins.pins(), READY_LIMIT)
-            .map_err(|source| PhaseError::Needs { phase: id(), source })?;
+            .map_err(|source| PhaseError::Needs { phase: id(), source: Box::new(source) })?;
     }
     let commit = release.pins.commit();
     let no_pod = || PodError::Unfit {
@@ -144,8 +144,9 @@ fn run_phase(
         .and_then(|pod| pod.render_phase(&planned.phase, planned.image, commit, places))
         .map_err(|source| PhaseError::Pod { phase: id(), source })?;
     tracing::info!(phase = planned.phase.id, "running");
-    let outcome =
-        docker.run_once(&run, PHASE_LIMIT).map_err(|source| PhaseError::Run { phase: id(), source })?;
+    let outcome = docker
+        .run_once(&run, PHASE_LIMIT)
+        .map_err(|source| PhaseError::Run { phase: id(), source: Box::new(source) })?;
     if outcome.code != 0 {
         return Err(PhaseError::Failed { phase: id(), code: outcome.code, log: outcome.log });
     }

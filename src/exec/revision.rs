@@ -1,28 +1,51 @@
 //! Which commit is meant: nothing named, a ref, a version, a commit or the beginning of one.
 //!
-//! 1. What the host already has is looked at first, so that a name works without network;
-//! 2. the repo says what it knows by that name (`exec::pull::resolve_remote`);
-//! 3. exactly one commit must be meant. The answer is a name only: signature and content are checked by the pull.
+//! 1. The repo's summary tells every ref and its commit. A release is there twice: under its moving ref, and under
+//!    `releases/<name>/<version>`.
+//! 2. What the host already has counts as well, so that a name works without network.
+//! 3. Exactly one commit must be meant. The answer is a name only: signature and content are checked by the pull.
+//!
+//! Form of the summary: libostree's `OSTREE_SUMMARY_GVARIANT_FORMAT`, `(a(s(taya{sv}))a{sv})`.
 
-use crate::exec::pull::{PullError, resolve_remote};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::model::{Commit, Deployment, Ref};
+
+/// Where released versions are named in a repo: `releases/<name>/<version>`.
+pub const RELEASE_REFS: &str = "releases/";
 
 /// Shortest beginning of a commit that is taken for one.
 const SHORTEST_PREFIX: usize = 4;
 
+/// How long the repo may take to answer for its summary.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Why no single commit is meant.
 #[derive(Debug, thiserror::Error)]
 pub enum RevisionError {
-    /// The repo did not answer, or has nothing by that name.
-    #[error("looking for release {name:?} at {url}")]
-    Remote {
+    /// The repo did not give its summary.
+    #[error("asking {url} for its releases")]
+    Fetch {
+        /// The summary's address.
+        url: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The summary is not one.
+    #[error("the summary of {url} is damaged")]
+    Damaged {
+        /// The summary's address.
+        url: String,
+    },
+    /// Nothing is called so.
+    #[error("{url} has no release called {name:?}")]
+    Unknown {
         /// What was asked for.
         name: String,
         /// The repo.
         url: String,
-        /// Why.
-        #[source]
-        source: PullError,
     },
     /// Several releases could be meant.
     #[error("{name:?} may mean any of {}", list(.commits))]
@@ -38,91 +61,125 @@ fn list(commits: &[Commit]) -> String {
     commits.iter().map(Commit::short).collect::<Vec<_>>().join(", ")
 }
 
-/// The commit that `name` means on the host or in the repo at `url`; no name: the newest of `follows`.
+/// Refs of a repo and the commits that they name.
+pub type Refs = BTreeMap<String, Commit>;
+
+/// Fetches the refs of the repo at `url`.
+pub fn fetch_refs(url: &str) -> Result<Refs, RevisionError> {
+    let address = format!("{}/summary", url.trim_end_matches('/'));
+    let fetch = || -> Result<_, reqwest::Error> {
+        let client = reqwest::blocking::Client::builder().timeout(TIMEOUT).build()?;
+        client.get(&address).send()?.error_for_status()?.bytes()
+    };
+    let bytes = fetch().map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;
+    parse_summary(&bytes).ok_or(RevisionError::Damaged { url: address })
+}
+
+fn parse_summary(bytes: &[u8]) -> Option<Refs> {
+    let form = glib::VariantTy::new("(a(s(taya{sv}))a{sv})").ok()?;
+    let summary = glib::Variant::from_bytes_with_type(&glib::Bytes::from(bytes), form).normal_form();
+    let mut refs = Refs::new();
+    for entry in summary.child_value(0).iter() {
+        let name = entry.child_value(0).str()?.to_owned();
+        let checksum = entry.child_value(1).child_value(1);
+        let commit = hex::encode(checksum.fixed_array::<u8>().ok()?).parse().ok()?;
+        refs.insert(name, commit);
+    }
+    Some(refs)
+}
+
+/// The commit that `name` means among `refs` and what the host has; no name: the newest of `follows`.
 pub fn resolve(
     url: &str,
     name: Option<&str>,
     follows: &Ref,
+    refs: &Refs,
     deployments: &[Deployment],
 ) -> Result<Commit, RevisionError> {
-    let ask = |name: &str| {
-        resolve_remote(url, name).map_err(|source| RevisionError::Remote {
-            name: name.to_owned(),
-            url: url.to_owned(),
-            source,
-        })
+    let unknown = |name: &str| RevisionError::Unknown { name: name.to_owned(), url: url.to_owned() };
+    let Some(name) = name else {
+        return refs.get(follows.as_str()).copied().ok_or_else(|| unknown(follows.as_str()));
     };
-    let Some(name) = name else { return ask(follows.as_str()) };
     if let Ok(commit) = name.parse::<Commit>() {
         return Ok(commit);
     }
-    let here = named_here(name, deployments);
-    match (here.as_slice(), ask(name)) {
-        ([], there) => there,
-        // The repo may be out of reach, or have pruned what the host still has.
-        ([commit], Err(_)) => Ok(*commit),
-        ([commit], Ok(there)) if *commit == there => Ok(there),
-        (_, there) => {
-            let mut commits = here;
-            commits.extend(there.ok());
-            commits.sort_unstable();
-            commits.dedup();
-            Err(RevisionError::Ambiguous { name: name.to_owned(), commits })
-        }
+    if let Some(commit) = refs.get(name) {
+        return Ok(*commit);
     }
-}
-
-/// Commits on the host of that version, or that begin so.
-fn named_here(name: &str, deployments: &[Deployment]) -> Vec<Commit> {
+    let here = deployments.iter().map(|deployment| (deployment.version.as_deref(), deployment.id.commit));
+    let there = refs.iter().map(|(name, commit)| {
+        (
+            name.strip_prefix(RELEASE_REFS).and_then(|rest| rest.split_once('/')).map(|(_, version)| version),
+            *commit,
+        )
+    });
     let is_prefix = name.len() >= SHORTEST_PREFIX && name.bytes().all(|b| b.is_ascii_hexdigit());
-    let mut commits: Vec<Commit> = deployments
-        .iter()
-        .filter(|deployment| {
-            deployment.version.as_deref() == Some(name)
-                || is_prefix && deployment.id.commit.hex().starts_with(name)
-        })
-        .map(|deployment| deployment.id.commit)
+    let mut commits: Vec<Commit> = here
+        .chain(there)
+        .filter(|(version, commit)| *version == Some(name) || is_prefix && commit.hex().starts_with(name))
+        .map(|(_, commit)| commit)
         .collect();
     commits.sort_unstable();
     commits.dedup();
-    commits
+    match commits.as_slice() {
+        [] => Err(unknown(name)),
+        [commit] => Ok(*commit),
+        _ => Err(RevisionError::Ambiguous { name: name.to_owned(), commits }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::DeploymentId;
-    use crate::model::deployment::Role;
 
-    /// Nothing listens on the discard port of loopback.
-    const NOBODY: &str = "http://127.0.0.1:9/repo";
+    fn commit(start: &str) -> Commit {
+        format!("{start:0<64}").parse().unwrap()
+    }
 
-    fn deployment(start: &str, version: &str) -> Deployment {
-        let commit = format!("{start:0<64}").parse().unwrap();
-        Deployment {
-            id: DeploymentId { stateroot: "rackstep".into(), commit, serial: 0 },
-            role: Role::Rollback,
-            next_boot: false,
-            version: Some(version.into()),
-            path: String::new(),
-        }
+    fn refs() -> Refs {
+        [
+            ("rackstep/x86_64/host", "abc2"),
+            ("releases/host/1.0.0", "abc1"),
+            ("releases/host/2.0.0", "abc2"),
+            ("releases/host/3.0.0", "def0"),
+        ]
+        .map(|(name, start)| (name.to_owned(), commit(start)))
+        .into()
     }
 
     #[test]
-    fn a_name_works_without_network_when_the_host_has_the_release() {
+    fn names() {
         let follows: Ref = "rackstep/x86_64/host".parse().unwrap();
-        let here = [deployment("abc1", "1.0.0"), deployment("abc2", "2.0.0")];
-        for (name, expected) in [("1.0.0", Some(0)), ("abc2", Some(1)), ("abc", None), ("9.9", None)] {
-            let found = resolve(NOBODY, Some(name), &follows, &here).ok();
-            assert_eq!(found, expected.map(|index: usize| here[index].id.commit), "{name}");
+        for (name, expected) in [
+            (None, Some("abc2")),
+            (Some("1.0.0"), Some("abc1")),
+            (Some("rackstep/x86_64/host"), Some("abc2")),
+            (Some("def0"), Some("def0")),
+            (Some("abc2"), Some("abc2")),
+            (Some("abc"), None),
+            (Some("9.9"), None),
+        ] {
+            let found = resolve("http://repo", name, &follows, &refs(), &[]).ok();
+            assert_eq!(found, expected.map(commit), "{name:?}");
         }
     }
 
     #[test]
     fn an_ambiguous_beginning_names_all_that_match() {
+        let mut refs = refs();
+        refs.insert("x".into(), commit("abc10"));
+        refs.insert("y".into(), commit("abc11"));
         let follows: Ref = "x".parse().unwrap();
-        let here = [deployment("abc10", "1"), deployment("abc11", "2")];
-        let error = resolve(NOBODY, Some("abc1"), &follows, &here).unwrap_err();
+        let error = resolve("http://repo", Some("abc1"), &follows, &refs, &[]).unwrap_err();
         assert_eq!(error.to_string(), "\"abc1\" may mean any of abc1000000, abc1100000");
+    }
+
+    #[test]
+    fn reads_a_summary_made_by_libostree_form() {
+        let checksum = commit("abc1").as_bytes().to_vec();
+        let entry = ("main", (0u64, checksum, BTreeMap::<String, glib::Variant>::new()));
+        let summary = glib::Variant::from((vec![entry], BTreeMap::<String, glib::Variant>::new()));
+        let refs = parse_summary(&summary.data_as_bytes()).unwrap();
+        assert_eq!(refs.get("main"), Some(&commit("abc1")));
     }
 }

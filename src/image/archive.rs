@@ -6,7 +6,7 @@
 //!
 //! Layers that the receiving Docker has already, at the same place in a chain, may be left out of the stream. They stay
 //! in `manifest.json`: dockerd counts them there and looks for a file only if it lacks the layer (moby,
-//! `image/tarexport/load.go`).
+//! `image/tarexport/load.go`). That holds for Docker's classic store; its containerd store needs every blob of the layout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -41,7 +41,7 @@ impl ImageStore {
         &self,
         images: &[&PinnedImage],
         present: &BTreeSet<Digest>,
-        out: &mut impl Write,
+        out: &mut (impl Write + ?Sized),
     ) -> Result<(), StoreError> {
         let images: Vec<_> = images.iter().map(|&image| ArchiveImage { image, tag: None }).collect();
         self.write_tagged_archive(&images, present, out)
@@ -52,7 +52,7 @@ impl ImageStore {
         &self,
         images: &[ArchiveImage<'_>],
         present: &BTreeSet<Digest>,
-        out: &mut impl Write,
+        out: &mut (impl Write + ?Sized),
     ) -> Result<(), StoreError> {
         let mut items = Vec::new();
         let mut index = Vec::new();
@@ -85,7 +85,7 @@ impl ImageStore {
         }
         for (digest, size) in layers {
             tar.header(&blob_name(digest), size)?;
-            self.write_layer(digest, size, tar.0)?;
+            self.write_layer(digest, size, &mut *tar.0)?;
             tar.pad(size)?;
         }
         tar.end()
@@ -97,9 +97,9 @@ fn blob_name(digest: Digest) -> String {
 }
 
 /// Writes plain entries: the same input gives the same bytes.
-struct TarWriter<'a, W>(&'a mut W);
+struct TarWriter<'a, W: ?Sized>(&'a mut W);
 
-impl<W: Write> TarWriter<'_, W> {
+impl<W: Write + ?Sized> TarWriter<'_, W> {
     fn file(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.header(name, bytes.len() as u64)?;
         self.0.write_all(bytes).map_err(StoreError::Write)?;

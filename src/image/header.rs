@@ -6,6 +6,9 @@
 /// Bytes of a tar block.
 pub const BLOCK: usize = 512;
 
+/// Where the checksum stands.
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+
 /// One raw header block.
 pub type Block = [u8; BLOCK];
 
@@ -58,21 +61,19 @@ pub struct Header<'a>(&'a Block);
 impl<'a> Header<'a> {
     /// Checks the checksum, as an unsigned or a signed sum of the bytes.
     pub fn parse(block: &'a Block) -> Result<Self, HeaderError> {
-        let field = 148..156;
-        let unsigned: u64 =
-            block.iter().enumerate().map(|(i, &b)| if field.contains(&i) { 32 } else { u64::from(b) }).sum();
-        // Old Sun and Solaris writers summed signed chars; Go accepts both.
-        let signed: i64 = block
-            .iter()
-            .enumerate()
-            .map(|(i, &b)| if field.contains(&i) { 32 } else { i64::from(b.cast_signed()) })
-            .sum();
-        let stored = parse_octal(&block[field]);
-        if stored == Some(unsigned) || stored.and_then(|s| i64::try_from(s).ok()) == Some(signed) {
-            Ok(Self(block))
-        } else {
-            Err(HeaderError::Checksum { stored, sum: unsigned })
+        let stored = parse_octal(&block[CHECKSUM]);
+        // The checksum field itself counts as eight spaces.
+        let rest = || block[..CHECKSUM.start].iter().chain(&block[CHECKSUM.end..]);
+        let sum = 8 * 32 + rest().map(|&b| u64::from(b)).sum::<u64>();
+        if stored == Some(sum) {
+            return Ok(Self(block));
         }
+        // Old Sun and Solaris writers summed signed chars; Go accepts both.
+        let signed = 8 * 32 + rest().map(|&b| i64::from(b.cast_signed())).sum::<i64>();
+        if stored.is_some() && stored == u64::try_from(signed).ok() {
+            return Ok(Self(block));
+        }
+        Err(HeaderError::Checksum { stored, sum })
     }
 
     /// What an entry with the (full) `name` is.

@@ -84,7 +84,7 @@ pub enum JoinError {
 }
 
 /// Writes the tar of the layer in `dir` and returns its digest, which the caller compares with the diff-id.
-pub fn join(dir: &Path, out: &mut impl Write) -> Result<Digest, JoinError> {
+pub fn join(dir: &Path, out: &mut (impl Write + ?Sized)) -> Result<Digest, JoinError> {
     let path = dir.join(SKELETON);
     let skeleton_error = |source| JoinError::Skeleton { path: path.clone(), source };
     let write_error = |source| JoinError::Write { dir: dir.to_owned(), source };
@@ -122,7 +122,13 @@ impl<'a> Contents<'a> {
         Ok(Self { dir, tree, buffer: vec![0; CHUNK] })
     }
 
-    fn copy(&mut self, below: &str, path: &str, size: u64, out: &mut impl Write) -> Result<(), JoinError> {
+    fn copy(
+        &mut self,
+        below: &str,
+        path: &str,
+        size: u64,
+        out: &mut (impl Write + ?Sized),
+    ) -> Result<(), JoinError> {
         let relative = format!("{below}/{path}");
         let full = self.dir.join(&relative);
         let mut file = match self.tree.read(&relative) {

@@ -267,7 +267,7 @@ impl ImageStore {
         &self,
         diff_id: Digest,
         size: u64,
-        out: &mut impl io::Write,
+        out: &mut (impl io::Write + ?Sized),
     ) -> Result<(), StoreError> {
         let dir = self.layer_dir(diff_id);
         if !dir.is_dir() {

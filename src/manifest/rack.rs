@@ -193,6 +193,13 @@ hosts:
     }
 
     #[test]
+    fn the_example_is_a_good_rack() {
+        let text = include_str!("../../pxe/rack.example.yaml");
+        let rack = parse(text).unwrap();
+        assert_eq!(rack.hosts.len(), 3);
+    }
+
+    #[test]
     fn a_good_rack() {
         let rack = parse(GOOD).unwrap();
         assert_eq!(rack.network.server_url(), "http://10.77.0.1:8080");

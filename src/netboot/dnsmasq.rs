@@ -86,3 +86,59 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
     ]);
     lines.join("\n") + "\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_configuration() {
+        let rack: Rack = serde_yaml_ng::from_str(
+            "name: rack-a\n\
+             network: {interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199], gateway: 10.77.0.254}\n\
+             profiles: {control: {ref: a/b}}\n\
+             hosts:\n\
+             - {name: control-1, mac: '52:54:00:00:00:01', profile: control, address: 10.77.0.11/24}\n\
+             - {name: control-2, mac: '52:54:00:00:00:02', profile: control}\n\
+             - {name: control-3, serial: S3, profile: control}\n",
+        )
+        .unwrap();
+        let files = Files { tftp: Path::new("/usr/lib/ipxe"), leases: Path::new("/state/leases") };
+        let expected = "\
+# Rack rack-a: rendered by rackstep serve, overwritten at its next start.
+port=0
+interface=rack0
+except-interface=lo
+bind-interfaces
+no-hosts
+no-resolv
+log-dhcp
+dhcp-leasefile=/state/leases
+dhcp-authoritative
+# Pinging an address before it is offered costs three seconds per machine.
+no-ping
+dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,1h
+dhcp-option=option:router,10.77.0.254
+dhcp-option=option:dns-server
+dhcp-host=52:54:00:00:00:01,10.77.0.11,control-1
+dhcp-host=52:54:00:00:00:02,control-2
+# Who asks.
+dhcp-match=set:ipxe,175
+dhcp-match=set:bios,option:client-arch,0
+dhcp-match=set:uefi,option:client-arch,7
+dhcp-match=set:uefi,option:client-arch,9
+dhcp-match=set:uefi-http,option:client-arch,16
+# What it boots.
+enable-tftp
+tftp-root=/usr/lib/ipxe
+dhcp-boot=tag:!ipxe,tag:bios,undionly.kpxe
+dhcp-boot=tag:!ipxe,tag:uefi,snponly.efi
+dhcp-option-force=tag:!ipxe,tag:uefi-http,60,HTTPClient
+dhcp-boot=tag:!ipxe,tag:uefi-http,http://10.77.0.1:8080/boot/snponly.efi
+dhcp-boot=tag:ipxe,http://10.77.0.1:8080/boot/ipxe?mac=${mac:hexhyp}&uuid=${uuid}&serial=${serial:uristring}
+# Option 175.176: iPXE need not wait for a proxy's offer.
+dhcp-option-force=tag:ipxe,encap:175,176,1b
+";
+        assert_eq!(render_dnsmasq(&rack, files), expected);
+    }
+}

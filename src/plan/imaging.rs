@@ -13,7 +13,7 @@ use crate::model::rack::{AddressWithPrefix, Mac, Profile, Rack, RackHost};
 /// A host with Docker and two deployments does not fit on less.
 pub const SMALLEST_DISK: u64 = 8 << 30;
 
-/// The label of the root file system that the installer makes.
+/// The name of the root partition that the installer makes; it tells a host of ours from somebody else's data.
 pub const ROOT_LABEL: &str = "rackstep-root";
 
 /// What netboot answers, and why.

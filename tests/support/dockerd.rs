@@ -1,5 +1,8 @@
 //! A private Docker daemon for one test: own data root, own socket, no network of its own; gone when it is dropped.
 
+// Each test takes what it needs of it.
+#![allow(dead_code, clippy::unwrap_used)]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -76,9 +76,10 @@ hosts:
         self.machine
             .wait("the installed host's call home", bound, |_| {
                 let output = network.command("curl").args(["-s", MACHINES]).output().unwrap();
-                let machines = String::from_utf8_lossy(&output.stdout);
-                assert!(!machines.contains("\"failed\""), "imaging failed: {machines}");
-                Ok(machines.contains("\"installed\"").then_some(()))
+                let rack: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                let state = rack["machines"][0]["state"].as_str().unwrap_or_default();
+                assert!(!["failed", "refused"].contains(&state), "imaging: {rack:#}");
+                Ok(["installed", "ready"].contains(&state).then_some(()))
             })
             .unwrap_or_else(|error| panic!("{error}"));
     }

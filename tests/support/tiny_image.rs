@@ -1,5 +1,8 @@
 //! Small container images, made in memory.
 
+// Each test takes what it needs of it.
+#![allow(dead_code, clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;

@@ -22,25 +22,31 @@ pub struct Repaired {
 }
 
 impl Docker {
-    /// Makes every pinned image of `release` good again, out of the release's own files.
+    /// Makes every pinned image of `releases` good again, each out of its release's own files. All releases that share
+    /// layers belong into one call: a damaged layer leaves with every image that stands on it.
     pub fn repair(
         &self,
-        source: &dyn ImageArchive,
-        release: &ReleasePins,
+        releases: &[(&dyn ImageArchive, &ReleasePins)],
         progress: &dyn Progress,
     ) -> Result<Repaired, DockerError> {
-        let pinned: Vec<&PinnedImage> = release.images().map(|(_, image)| image).collect();
+        let pinned: Vec<&PinnedImage> =
+            releases.iter().flat_map(|(_, release)| release.images()).map(|(_, image)| image).collect();
         let verdicts = self.verify_all(&pinned, progress)?;
         let bad: Vec<(&PinnedImage, &Verdict)> =
             pinned.iter().copied().zip(&verdicts).filter(|(_, verdict)| !verdict.is_good()).collect();
+        let mut repaired = Repaired::default();
         if bad.is_empty() {
-            return Ok(Repaired::default());
+            return Ok(repaired);
         }
         let removed = self.remove_damaged(&bad, &pinned)?;
-        let imported = self.import(source, pinned, progress)?;
-        self.protect(release)?;
-        let (replaced, loaded) = imported.loaded.iter().partition(|id| removed.contains(id));
-        Ok(Repaired { replaced, loaded })
+        for (source, release) in releases {
+            let images = release.images().map(|(_, image)| image);
+            for id in self.import(*source, images, progress)?.loaded {
+                if removed.contains(&id) { repaired.replaced.push(id) } else { repaired.loaded.push(id) }
+            }
+            self.protect(release)?;
+        }
+        Ok(repaired)
     }
 
     /// Removes every image that stands on a damaged layer; gives their Ids.

@@ -309,7 +309,7 @@ pub fn render_dictionary(entries: &[(String, Variant)]) -> Vec<u8> {
 
 /// Parses `bytes` as `type_text` in normal form.
 pub fn parse(bytes: &[u8], type_text: &str) -> Result<Variant, Malformed> {
-    let variant = Variant::from_data_with_type(bytes.to_vec(), type_of(type_text)?);
+    let variant = Variant::from_data_with_type(bytes, type_of(type_text)?);
     if variant.is_normal_form() {
         Ok(variant)
     } else {

@@ -25,8 +25,8 @@ pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL};
 pub use error::RepoError;
 pub use gvariant::MetaValue;
 pub use read::{CommitInfo, FileObject};
+pub use refs::Listed;
 pub(crate) use refs::write_atomically;
-pub use refs::{Listed, RELEASES_FILE, RELEASES_FORMAT, Releases};
 pub use staging::{Batch, Content, Staging};
 
 /// How a repo keeps its files.

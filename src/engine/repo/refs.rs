@@ -1,4 +1,4 @@
-//! Names of commits: refs, versions, prefixes, and the list that a repo publishes of them.
+//! Names of commits: refs, versions, prefixes.
 //!
 //! A revision is, in this order: a whole commit, a ref, a version, an unambiguous beginning of a commit.
 
@@ -6,31 +6,17 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{CommitInfo, Repo, RepoError};
 use crate::model::{Commit, ObjectName, Ref};
+use crate::pack::index::index_path;
 
-/// The published list of releases, below the repo.
-pub const RELEASES_FILE: &str = "releases.json";
-/// The format number that this program writes and reads.
-pub const RELEASES_FORMAT: u32 = 1;
 /// A beginning of a commit must have this many digits.
 const PREFIX_LEAST: usize = 4;
 
-/// The published list of releases, newest first. Only a hint: what it names is verified by itself.
-///
-/// libostree's summary was rejected for this: it knows no versions, and no commit that no ref points at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Releases {
-    /// [`RELEASES_FORMAT`].
-    pub format: u32,
-    /// The releases.
-    pub releases: Vec<Listed>,
-}
-
 /// One release in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// Refs that point at it now.
     pub refs: Vec<String>,
@@ -40,24 +26,10 @@ pub struct Listed {
     pub version: Option<String>,
     /// Seconds since 1970: the commit's own time.
     pub created: u64,
-}
-
-impl Releases {
-    /// The commit that `text` (ref, version or the beginning of a commit) means; all that it may mean if not one.
-    pub fn resolve(&self, text: &str) -> Result<Option<Commit>, Vec<Commit>> {
-        let all = || self.releases.iter();
-        if let Some(listed) = all().find(|listed| listed.refs.iter().any(|name| name == text)) {
-            return Ok(Some(listed.commit));
-        }
-        let by_version = all().filter(|listed| listed.version.as_deref() == Some(text));
-        if let Some(commit) = one_of(by_version.map(|listed| listed.commit))? {
-            return Ok(Some(commit));
-        }
-        let long_enough = text.len() >= PREFIX_LEAST;
-        one_of(
-            all().map(|listed| listed.commit).filter(|commit| long_enough && commit.hex().starts_with(text)),
-        )
-    }
+    /// Whether it carries a signature; by whom is not asked.
+    pub signed: bool,
+    /// Whether it has a whole pack.
+    pub packed: bool,
 }
 
 /// The only commit of an iterator; nothing if there is none, all of them if they differ.
@@ -118,7 +90,14 @@ impl Repo {
             text: text.to_owned(),
             found: found.iter().map(Commit::hex).collect(),
         };
-        match self.releases()?.resolve(text).map_err(ambiguous)? {
+        let infos = self.commits()?;
+        let by_version = infos.iter().filter(|i| i.version.as_deref() == Some(text)).map(|i| i.commit);
+        if let Some(commit) = one_of(by_version).map_err(ambiguous)? {
+            return Ok(commit);
+        }
+        let long_enough = text.len() >= PREFIX_LEAST;
+        let by_prefix = infos.iter().map(|i| i.commit).filter(|c| long_enough && c.hex().starts_with(text));
+        match one_of(by_prefix).map_err(ambiguous)? {
             Some(commit) => Ok(commit),
             None => Err(RepoError::NoRevision { text: text.to_owned(), path: self.path.clone() }),
         }
@@ -141,25 +120,31 @@ impl Repo {
     }
 
     /// Every release of the repo, newest first.
-    pub fn releases(&self) -> Result<Releases, RepoError> {
+    pub fn releases(&self) -> Result<Vec<Listed>, RepoError> {
         let refs = self.refs()?;
-        let listed = |info: CommitInfo| Listed {
-            refs: refs.iter().filter(|(_, c)| *c == info.commit).map(|(name, _)| name.clone()).collect(),
-            commit: info.commit,
-            version: info.version,
-            created: info.timestamp,
-        };
-        let mut releases: Vec<Listed> = self.commits()?.into_iter().map(listed).collect();
+        let mut releases = Vec::new();
+        for info in self.commits()? {
+            let on = refs.iter().filter(|(_, commit)| *commit == info.commit);
+            releases.push(Listed {
+                refs: on.map(|(name, _)| name.clone()).collect(),
+                commit: info.commit,
+                signed: self.read_detached(info.commit)?.is_some(),
+                packed: self.path.join(index_path(info.commit, None)).exists(),
+                version: info.version,
+                created: info.timestamp,
+            });
+        }
         releases.sort_by_key(|listed| (std::cmp::Reverse(listed.created), listed.commit));
-        Ok(Releases { format: RELEASES_FORMAT, releases })
+        Ok(releases)
     }
 
-    /// Writes [`RELEASES_FILE`], so that clients can ask for a version.
+    /// Tells clients which refs there are: renews libostree's `summary`.
     pub fn publish_releases(&self) -> Result<(), RepoError> {
-        let path = self.path.join(RELEASES_FILE);
-        let bytes = serde_json::to_vec_pretty(&self.releases()?)
-            .map_err(|source| RepoError::io("rendering", &path, source.into()))?;
-        write_atomically(&path, &bytes)
+        let failed =
+            |source| RepoError::Ostree { action: "writing the summary of", path: self.path.clone(), source };
+        let handle = ostree::Repo::new_for_path(&self.path);
+        handle.open(gio::Cancellable::NONE).map_err(failed)?;
+        handle.regenerate_summary(None, gio::Cancellable::NONE).map_err(failed)
     }
 
     fn ref_path(&self, name: &str) -> Option<std::path::PathBuf> {
@@ -229,34 +214,4 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RepoErro
     file.as_file().sync_all().map_err(writing)?;
     file.persist(path).map_err(|error| writing(error.error))?;
     fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(writing)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resolves_within_a_list() {
-        let commit = |digit: &str| digit.repeat(64).parse::<Commit>().unwrap();
-        let listed = |refs: &[&str], digit: &str, version: &str| Listed {
-            refs: refs.iter().map(|name| (*name).to_owned()).collect(),
-            commit: commit(digit),
-            version: Some(version.into()),
-            created: 0,
-        };
-        let releases = vec![listed(&["a"], "1", "1.1"), listed(&[], "2", "1.0"), listed(&["b"], "3", "1.0")];
-        let list = Releases { format: 1, releases };
-        let cases = [
-            ("a", Ok(Some(commit("1")))),
-            ("1.1", Ok(Some(commit("1")))),
-            ("1.0", Err(vec![commit("2"), commit("3")])),
-            ("2222", Ok(Some(commit("2")))),
-            ("222", Ok(None)),
-            ("c", Ok(None)),
-            ("", Ok(None)),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(list.resolve(text), expected, "{text}");
-        }
-    }
 }

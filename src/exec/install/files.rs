@@ -79,9 +79,10 @@ fn without_prefix(address: &str) -> &str {
 }
 
 /// The root is named by root= alone. The ESP is only needed to update GRUB, so nothing mounts it by itself.
+/// A slow machine may take longer than systemd's 90 s to find `/boot`, and emergency mode has nobody to log in.
 fn render_fstab(boot: &FsUuid, esp: &FsUuid) -> String {
     format!(
-        "UUID={boot} /boot ext4 nosuid,nodev 0 2\n\
+        "UUID={boot} /boot ext4 nosuid,nodev,x-systemd.device-timeout=10min 0 2\n\
          UUID={} /boot/efi vfat umask=0077,noauto 0 0\n",
         esp.as_fat()
     )

@@ -27,24 +27,6 @@ pub enum PullError {
         /// The commit.
         commit: Commit,
     },
-    /// No commit on the server goes by this text.
-    #[error("{url} has no release {text:?}")]
-    NoRevision {
-        /// The repo's URL.
-        url: String,
-        /// What was asked for.
-        text: String,
-    },
-    /// Several commits on the server go by this text.
-    #[error("{text:?} means more than one commit of {url}: {}", found.join(", "))]
-    Ambiguous {
-        /// The repo's URL.
-        url: String,
-        /// What was asked for.
-        text: String,
-        /// The commits.
-        found: Vec<String>,
-    },
     /// The server gave something else under an object's name.
     #[error("{url} has a damaged object {object}: expected digest {expected}, got {got}")]
     Damaged {

@@ -125,11 +125,6 @@ pub fn pull(request: &PullRequest, repo: &Repo, progress: &dyn Progress) -> Resu
     finish(request, repo, report)
 }
 
-/// The commit that `text` (ref, version, commit or the beginning of one) means on the server.
-pub fn resolve_remote(repo_url: &str, text: &str) -> Result<Commit, PullError> {
-    Remote::new(repo_url)?.resolve(text)
-}
-
 /// What a commit on the server says of itself, after its signature was checked; nothing is written.
 pub fn observe_remote(repo_url: &str, commit: Commit, keys: &[PublicKey]) -> Result<CommitInfo, PullError> {
     Ok(Remote::new(repo_url)?.fetch_commit(commit, keys)?.info)

@@ -1,21 +1,14 @@
-//! The repo on the server: its commits, and what they are called.
+//! The repo on the server and its commit objects.
 
 use crate::engine::fetch::{Fetch, FetchError};
-use crate::engine::repo::{
-    CommitInfo, Mode, RELEASES_FILE, RELEASES_FORMAT, Releases, Repo, write_atomically,
-};
+use crate::engine::repo::{CommitInfo, Mode, Repo, write_atomically};
 use crate::engine::signature::{PublicKey, verify_commit};
-use crate::model::{Commit, Digest, ObjectName, Ref};
+use crate::model::{Commit, Digest, ObjectName};
 
 use super::PullError;
 
 /// Commit objects and their detached metadata are small: a few kilobytes.
 const COMMIT_LIMIT: u64 = 1 << 20;
-/// A list of releases has some 300 bytes per release.
-const RELEASES_LIMIT: u64 = 16 << 20;
-/// A ref file holds 64 digits and a line end.
-const REF_LIMIT: u64 = 4096;
-
 /// A repo behind HTTP.
 pub struct Remote {
     /// The client.
@@ -75,31 +68,6 @@ impl Remote {
         let detached = self.small(&format!("{path}meta"), COMMIT_LIMIT)?;
         verify_commit(commit, &bytes, detached.as_deref(), keys).map_err(PullError::Signature)?;
         Ok(FetchedCommit { info: CommitInfo::parse(commit, &bytes)?, bytes, detached })
-    }
-
-    /// The commit that `text` means.
-    pub fn resolve(&self, text: &str) -> Result<Commit, PullError> {
-        if let Ok(commit) = text.parse() {
-            return Ok(commit);
-        }
-        // The ref itself is newer than any list of it.
-        if text.parse::<Ref>().is_ok()
-            && let Some(bytes) = self.small(&format!("refs/heads/{text}"), REF_LIMIT)?
-            && let Ok(commit) = String::from_utf8_lossy(&bytes).trim().parse()
-        {
-            return Ok(commit);
-        }
-        let list: Option<Releases> = self
-            .small(RELEASES_FILE, RELEASES_LIMIT)?
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .filter(|list: &Releases| list.format == RELEASES_FORMAT);
-        let found =
-            list.map_or(Ok(None), |list| list.resolve(text)).map_err(|found| PullError::Ambiguous {
-                url: self.url.clone(),
-                text: text.to_owned(),
-                found: found.iter().map(Commit::hex).collect(),
-            })?;
-        found.ok_or_else(|| PullError::NoRevision { url: self.url.clone(), text: text.to_owned() })
     }
 }
 

@@ -307,7 +307,7 @@ impl Puller<'_> {
 /// Writes all objects of a shard into the batch and reads its stream to the end.
 fn unpack(
     shard: &Shard,
-    compressed: &mut (impl Read + io::BufRead),
+    compressed: &mut impl io::BufRead,
     batch: &Batch<'_>,
     repo: &Repo,
 ) -> Result<u64, ShardError> {

@@ -3,7 +3,7 @@
 //! The commit has no parent and no time of its own, so the same tree of the same lock is the same commit in any repo.
 //! A second ref, `releases/<name>/<version>`, keeps it and lets a client find a version.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::engine::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
 use crate::engine::signature::{SecretKey, SignatureError, sign_commit};
@@ -31,15 +31,6 @@ pub enum WriteError {
     /// The ref of the release is none.
     #[error(transparent)]
     Name(#[from] crate::model::commit::ParseRefError),
-    /// The summary, which tells clients what is there.
-    #[error("writing the summary of {path}")]
-    Summary {
-        /// The repo.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ostree::glib::Error,
-    },
 }
 
 /// What a new commit says of itself.
@@ -127,7 +118,7 @@ pub fn write(
     }
     repo.set_ref(version_ref.as_str(), commit)?;
     repo.set_ref(new.follows.as_str(), commit)?;
-    publish(&repo)?;
+    repo.publish_releases()?;
     Ok(commit)
 }
 
@@ -135,13 +126,4 @@ fn bindings(follows: &Ref, version: &Ref) -> Vec<String> {
     let mut names = vec![follows.to_string(), version.to_string()];
     names.sort();
     names
-}
-
-/// Tells clients what is there: our list of releases, and libostree's summary.
-fn publish(repo: &Repo) -> Result<(), WriteError> {
-    repo.publish_releases()?;
-    let failed = |source| WriteError::Summary { path: repo.path().to_owned(), source };
-    let handle = ostree::Repo::new_for_path(repo.path());
-    handle.open(ostree::gio::Cancellable::NONE).map_err(failed)?;
-    handle.regenerate_summary(None, ostree::gio::Cancellable::NONE).map_err(failed)
 }

@@ -183,11 +183,14 @@ fn exact(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// What it is, the tar, and the files that it becomes.
+type Case = (&'static str, Vec<u8>, &'static [(&'static str, &'static str)]);
+
 #[test]
 fn what_becomes_of_odd_entries() {
     let long = "d/".repeat(90) + "long";
     let long_odd = "n".repeat(300);
-    let cases: Vec<(&str, Vec<u8>, &[(&str, &str)])> = vec![
+    let cases: Vec<Case> = vec![
         ("no bytes at all", vec![], &[]),
         ("end mark alone", Raw::default().end(), &[]),
         ("a record of zeros", Raw::default().zeros(10240).0, &[]),

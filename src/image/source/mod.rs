@@ -17,6 +17,8 @@ mod bundle;
 mod compression;
 mod docker_archive;
 mod oci_layout;
+#[cfg(test)]
+mod tests;
 
 pub use bundle::{Bundle, BundleError};
 pub use docker_archive::DockerArchive;

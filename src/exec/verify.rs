@@ -1,0 +1,105 @@
+//! Reads the container images of every deployment back, and mends what is missing or damaged.
+//!
+//! All deployments at once: releases share layers, and a damaged one must leave Docker with every image that stands on it
+//! before it can come back.
+
+use std::path::PathBuf;
+
+use crate::engine::docker::{Docker, DockerError, Finding, ImageArchive, Repaired};
+use crate::engine::sysroot::{Sysroot, SysrootError};
+use crate::image::store::ImageStore;
+use crate::model::pins::PinsError;
+use crate::model::{Deployment, Progress, ReleasePins};
+
+/// Why images could not be looked at, or not be mended.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyHostError {
+    /// The deployments.
+    #[error("looking at the deployments")]
+    Sysroot(#[source] Box<SysrootError>),
+    /// A deployment's pins.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// A file of a deployment.
+    #[error("reading {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Docker.
+    #[error("reading container images back from docker")]
+    Look(#[source] Box<DockerError>),
+    /// Docker, while mending.
+    #[error("mending container images")]
+    Repair(#[source] Box<DockerError>),
+}
+
+/// One release of the host and what was found.
+#[derive(Debug)]
+pub struct Verified {
+    /// A deployment of it.
+    pub deployment: Deployment,
+    /// How many images it pins.
+    pub images: usize,
+    /// Those that are not good.
+    pub findings: Vec<Finding>,
+}
+
+/// A deployment's pins and the files that its images can be made of.
+#[derive(Debug)]
+pub struct PinnedDeployment {
+    deployment: Deployment,
+    pins: ReleasePins,
+    store: ImageStore,
+}
+
+/// Every deployment that pins images, each release once.
+pub fn pinned_deployments(sysroot: &Sysroot) -> Result<Vec<PinnedDeployment>, VerifyHostError> {
+    let mut pinned: Vec<PinnedDeployment> = Vec::new();
+    for deployment in sysroot.deployments().map_err(|error| VerifyHostError::Sysroot(Box::new(error)))? {
+        let directory = sysroot.release_dir(&deployment);
+        let path = directory.join("pins.json");
+        let seen = pinned.iter().any(|other| other.deployment.id.commit == deployment.id.commit);
+        if seen || !path.exists() {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(|source| VerifyHostError::Read { path, source })?;
+        let pins = ReleasePins::parse(deployment.id.commit, &bytes)?;
+        pinned.push(PinnedDeployment { deployment, pins, store: ImageStore::new(directory.join("images")) });
+    }
+    Ok(pinned)
+}
+
+/// Reads every pinned image back.
+pub fn verify_host(
+    docker: &Docker,
+    deployments: &[PinnedDeployment],
+    progress: &dyn Progress,
+) -> Result<Vec<Verified>, VerifyHostError> {
+    deployments
+        .iter()
+        .map(|pinned| {
+            Ok(Verified {
+                deployment: pinned.deployment.clone(),
+                images: pinned.pins.pins().images.len(),
+                findings: docker
+                    .findings(&pinned.pins, progress)
+                    .map_err(|error| VerifyHostError::Look(Box::new(error)))?,
+            })
+        })
+        .collect()
+}
+
+/// Makes every pinned image good again, out of the deployments' own files.
+pub fn repair_host(
+    docker: &Docker,
+    deployments: &[PinnedDeployment],
+    progress: &dyn Progress,
+) -> Result<Repaired, VerifyHostError> {
+    let releases: Vec<(&dyn ImageArchive, &ReleasePins)> =
+        deployments.iter().map(|pinned| (&pinned.store as &dyn ImageArchive, &pinned.pins)).collect();
+    docker.repair(&releases, progress).map_err(|error| VerifyHostError::Repair(Box::new(error)))
+}
