@@ -446,7 +446,7 @@ mod tests {
             (
                 SERVICE.replace("pod/mariadb", "mariadb"),
                 POD.into(),
-                "k/service.yaml:10:78: phase expand: need mariadb is neither",
+                "k/service.yaml:10:74: phase expand: need mariadb is neither",
             ),
             (
                 SERVICE.replace("[expand]", "[nothing]"),

@@ -132,7 +132,7 @@ mod tests {
         for file in [
             "etc/ssh/ssh_host_rsa_key",
             "etc/ssh/sshd_config",
-            "etc/machine-id",
+            "etc/mtab",
             "var/log/x/y",
             "usr/a/__pycache__/b.pyc",
         ] {
