@@ -29,6 +29,9 @@ pub struct Arguments {
     /// ed25519 private key (PEM) to sign the commit with.
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
+    /// Write no packs; hosts then fetch object by object.
+    #[arg(long)]
+    no_pack: bool,
     /// Mirror of the distribution [default: the one that this machine's apt uses].
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
@@ -51,6 +54,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         lock: arguments.lock.as_deref(),
         repo: &arguments.repo,
         sign_key: arguments.sign_key.as_deref(),
+        pack: !arguments.no_pack,
         mirror: arguments.mirror.as_deref(),
     };
     let report = compose::compose(&request, &cache, work.path(), &Terminal::default()).map_err(explain)?;

@@ -94,6 +94,8 @@ pub struct Request<'a> {
     pub repo: &'a Path,
     /// Key to sign with.
     pub sign_key: Option<&'a Path>,
+    /// Write packs for transport.
+    pub pack: bool,
     /// Where packages come from; none: the machine's own apt knows.
     pub mirror: Option<&'a str>,
 }
@@ -128,7 +130,12 @@ pub fn compose(
     let read = read_inputs(request, cache)?;
     let head = writer::observe_head(request.repo, &read.treefile.follows)?;
     let plan = match plan_compose(&read.inputs, head.as_ref()) {
-        Verdict::Unchanged(commit) => return Ok(report(&read, commit, true)),
+        Verdict::Unchanged(commit) => {
+            if let Some(key) = request.sign_key {
+                writer::sign(request.repo, commit, key)?;
+            }
+            return Ok(report(&read, commit, true));
+        }
         Verdict::Compose(plan) => plan,
     };
     let root = make_tree(request, cache, work, &read, &plan, progress)?;
@@ -141,6 +148,7 @@ pub fn compose(
         inputs: plan.inputs,
         kernel: kernel.as_deref(),
         sign_key: request.sign_key,
+        pack: request.pack,
     };
     let commit = writer::write(request.repo, &root, &new, progress)?;
     Ok(report(&read, commit, false))

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use rackstep::model::status::ContainerStatus;
 use serde_json::Value;
 
+const COMPOSED_REPO: &str = "RACKSTEP_STORY_REPO";
+
 /// One run of the story.
 pub struct Story {
     work: tempfile::TempDir,
@@ -46,12 +48,9 @@ impl Story {
         self.work.path()
     }
 
+    /// The repo of the releases. `RACKSTEP_STORY_REPO` names one that is composed already, for work on the later chapters.
     pub fn repo(&self) -> PathBuf {
-        self.work().join("repo")
-    }
-
-    pub fn key(&self) -> PathBuf {
-        self.work().join("release.key")
+        std::env::var_os(COMPOSED_REPO).map_or_else(|| self.work().join("repo"), PathBuf::from)
     }
 
     /// Runs `act` and remembers how long it took.
@@ -66,7 +65,12 @@ impl Story {
     }
 
     /// Locks and composes one release into the story's repo.
-    pub fn compose(&mut self, name: &str, treefile: &str) -> Composed {
+    pub fn compose(&mut self, name: &str, treefile: &str, version: &str) -> Composed {
+        if std::env::var_os(COMPOSED_REPO).is_some() {
+            let name = self.repo().join("refs/heads/releases/openstack-host").join(version);
+            let commit = std::fs::read_to_string(name).unwrap().trim().to_owned();
+            return Composed { commit, version: version.to_owned(), answer: Value::Null };
+        }
         let lock = self.work().join(format!("{}.lock.yaml", name.replace(' ', "-")));
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let treefile = root.join(treefile);
@@ -86,6 +90,7 @@ impl Story {
         });
         let answer: Value = serde_json::from_str(&answer).unwrap();
         let text = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("{key} in {answer}")).to_owned();
+        assert_eq!(text("version"), version);
         Composed { commit: text("commit"), version: text("version"), answer }
     }
 

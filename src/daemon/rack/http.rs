@@ -117,7 +117,9 @@ impl RackServer {
     }
 
     fn answer_boot(&self, query: &ScriptQuery, peer: IpAddr) -> Result<String, RackError> {
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+        // Boards without a UUID of their own give all zeros or all ones: it would be many machines' name.
+        let is_name = |text: &String| text.chars().any(|c| !" -0fF".contains(c));
+        let given = |text: &Option<String>| text.clone().filter(is_name);
         let (mac, uuid, serial) = (query.mac, given(&query.uuid), given(&query.serial));
         let host = self.rack.find_host(mac, uuid.as_deref(), serial.as_deref());
         let name = host.map(|host| host.name.clone());

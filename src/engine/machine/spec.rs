@@ -167,6 +167,8 @@ impl MachineSpec {
             add(&["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", escape(code))]);
             let variables = escape(&self.variables_path());
             add(&["-drive", &format!("if=pflash,unit=1,format=raw,file={variables}")]);
+            // Between the first network boot and the disk OVMF would wait more than a minute for a DHCPv6 server.
+            add(&["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"]);
         }
         if let Some(uuid) = &self.uuid {
             add(&["-uuid", uuid]);
@@ -252,6 +254,7 @@ mod tests {
              -qmp unix:/m/qmp.sock,server=on,wait=off -device virtio-rng-pci \
              -drive if=pflash,unit=0,format=raw,readonly=on,file=/code.fd \
              -drive if=pflash,unit=1,format=raw,file=/m/uefi-variables.fd \
+             -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=no \
              -uuid 00000000-0000-0000-0000-000000000001 -smbios type=1,serial=S1 \
              -netdev tap,id=net0,ifname=tap0,script=no,downscript=no \
              -device virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01,bootindex=0,romfile= \

@@ -129,9 +129,13 @@ mod tests {
     fn cleans() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        for file in
-            ["etc/ssh/ssh_host_rsa_key", "etc/ssh/sshd_config", "var/log/x/y", "usr/a/__pycache__/b.pyc"]
-        {
+        for file in [
+            "etc/ssh/ssh_host_rsa_key",
+            "etc/ssh/sshd_config",
+            "etc/mtab",
+            "var/log/x/y",
+            "usr/a/__pycache__/b.pyc",
+        ] {
             fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
             fs::write(root.join(file), "x").unwrap();
         }

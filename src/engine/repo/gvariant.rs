@@ -309,7 +309,7 @@ pub fn render_dictionary(entries: &[(String, Variant)]) -> Vec<u8> {
 
 /// Parses `bytes` as `type_text` in normal form.
 pub fn parse(bytes: &[u8], type_text: &str) -> Result<Variant, Malformed> {
-    // A copy: the variant outlives `bytes`, and `from_data_with_type` would keep a bare pointer to what it is lent.
+    // Not `from_data_with_type` with the slice: glib 0.20 keeps the borrow beyond its life.
     let variant = Variant::from_bytes_with_type(&glib::Bytes::from(bytes), type_of(type_text)?);
     if variant.is_normal_form() {
         Ok(variant)

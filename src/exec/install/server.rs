@@ -237,3 +237,97 @@ fn next(shared: &Shared) -> Option<(MachineEvent, bool)> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// A server that gives each request the next of `answers`, and tells what it was asked: path and body.
+    fn serve(answers: Vec<(u16, String)>) -> (String, Receiver<(String, String)>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (asked, questions) = channel();
+        thread::spawn(move || {
+            for (status, answer) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+                reader.read_line(&mut first).unwrap();
+                while reader.read_line(&mut line).unwrap() > 2 {
+                    let header = line.to_lowercase();
+                    if let Some(value) = header.strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                asked.send((first, String::from_utf8(body).unwrap())).unwrap();
+                let head = format!(
+                    "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                    answer.len()
+                );
+                stream.write_all((head + &answer).as_bytes()).unwrap();
+            }
+        });
+        (url, questions)
+    }
+
+    fn inventory() -> Inventory {
+        Inventory { uuid: None, serial: None, uefi: true, memory: 1, cpus: 1, disks: vec![] }
+    }
+
+    #[test]
+    fn inventory_in_answer_out() {
+        let answer = ImagingAnswer::Refuse { reasons: vec!["not in the rack file".into()] };
+        let (url, questions) = serve(vec![(200, serde_json::to_string(&answer).unwrap())]);
+        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        assert_eq!(server.ask(&inventory()).unwrap(), answer);
+        let (request, body) = questions.recv().unwrap();
+        assert_eq!(request, "POST /v1/machines/52-54-00-00-00-01/inventory HTTP/1.1\r\n");
+        assert_eq!(serde_json::from_str::<Inventory>(&body).unwrap(), inventory());
+    }
+
+    #[test]
+    fn a_wrong_request_is_not_repeated() {
+        let (url, _questions) = serve(vec![(404, String::new())]);
+        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        let error = server.ask(&inventory()).unwrap_err();
+        assert!(error.to_string().ends_with("/inventory what to do, 1 times"), "{error}");
+    }
+
+    #[test]
+    fn the_last_word_is_repeated_and_comes_last() {
+        let (url, questions) = serve(vec![(200, String::new()), (500, String::new()), (200, String::new())]);
+        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        let reporter = Reporter::start(server, Some("o-1".into()));
+        reporter.enter(Step::Wipe);
+        reporter.begin("wiping", None);
+        let first = questions.recv().unwrap().1;
+        assert_eq!(first, r#"{"order":"o-1","step":"wipe","message":"wiping","progress":null}"#);
+        reporter.finish("done", "ok".into());
+        for _ in 0..2 {
+            let last = questions.recv().unwrap().1;
+            assert_eq!(last, r#"{"order":"o-1","step":"done","message":"ok","progress":null}"#);
+        }
+    }
+
+    #[test]
+    fn a_dead_server_holds_nobody_up() {
+        // Bound and dropped: nobody listens there.
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let server = RackServer::new(&format!("http://127.0.0.1:{port}"), "52-54-00-00-00-01").unwrap();
+        let reporter = Reporter::start(server, None);
+        for step in Step::ALL {
+            reporter.enter(step);
+            reporter.begin(step.title(), Some(10));
+            reporter.advance(10);
+            reporter.end("ok");
+        }
+        reporter.finish("failed", "no".into());
+    }
+}

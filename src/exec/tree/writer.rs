@@ -1,12 +1,13 @@
-//! Writes the finished tree into the repo: commit, then refs.
+//! Writes the finished tree into the repo: commit, signature, packs, then refs.
 //!
 //! The commit has no parent and no time of its own, so the same tree of the same lock is the same commit in any repo.
 //! A second ref, `releases/<name>/<version>`, keeps it and lets a client find a version.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::engine::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
 use crate::engine::signature::{SecretKey, SignatureError, sign_commit};
+use crate::exec::pack::{PackError, PackOptions, write_pack};
 use crate::model::{Commit, Digest, Progress, Ref};
 use crate::plan::compose::Head;
 
@@ -24,18 +25,12 @@ pub enum WriteError {
     /// The key or the signature.
     #[error(transparent)]
     Sign(#[from] SignatureError),
+    /// A pack.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// The ref of the release is none.
     #[error(transparent)]
     Name(#[from] crate::model::commit::ParseRefError),
-    /// The summary, which tells clients what is there.
-    #[error("writing the summary of {path}")]
-    Summary {
-        /// The repo.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ostree::glib::Error,
-    },
 }
 
 /// What a new commit says of itself.
@@ -55,6 +50,8 @@ pub struct NewCommit<'a> {
     pub kernel: Option<&'a str>,
     /// Key to sign with.
     pub sign_key: Option<&'a Path>,
+    /// Write packs: whole, and against the head before.
+    pub pack: bool,
 }
 
 /// The head of `follows`, if repo and ref exist.
@@ -70,6 +67,13 @@ pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteErr
         _ => None,
     });
     Ok(Some(Head { commit, inputs }))
+}
+
+/// Signs a release that is there already.
+pub fn sign(path: &Path, commit: Commit, key: &Path) -> Result<(), WriteError> {
+    let key = SecretKey::load(key)?;
+    sign_commit(&Repo::open(path)?, commit, &key)?;
+    Ok(())
 }
 
 /// Commits the tree at `root`.
@@ -102,12 +106,19 @@ pub fn write(
         ..CommitOptions::default()
     };
     let commit = repo.commit_tree(root, &options, progress)?.commit;
-    if let Some(key) = key {
-        sign_commit(&repo, commit, &key)?;
+    if let Some(key) = &key {
+        sign_commit(&repo, commit, key)?;
+    }
+    // Refs move last: who sees the release finds its packs.
+    if new.pack {
+        let before = repo.resolve_ref(new.follows.as_str())?.filter(|before| *before != commit);
+        for from in std::iter::once(None).chain(before.map(Some)) {
+            write_pack(&repo, commit, from, key.as_ref(), &PackOptions::default(), progress)?;
+        }
     }
     repo.set_ref(version_ref.as_str(), commit)?;
     repo.set_ref(new.follows.as_str(), commit)?;
-    publish(&repo)?;
+    repo.publish_releases()?;
     Ok(commit)
 }
 
@@ -115,13 +126,4 @@ fn bindings(follows: &Ref, version: &Ref) -> Vec<String> {
     let mut names = vec![follows.to_string(), version.to_string()];
     names.sort();
     names
-}
-
-/// Tells clients what is there: our list of releases, and libostree's summary.
-fn publish(repo: &Repo) -> Result<(), WriteError> {
-    repo.publish_releases()?;
-    let failed = |source| WriteError::Summary { path: repo.path().to_owned(), source };
-    let handle = ostree::Repo::new_for_path(repo.path());
-    handle.open(ostree::gio::Cancellable::NONE).map_err(failed)?;
-    handle.regenerate_summary(None, ostree::gio::Cancellable::NONE).map_err(failed)
 }
