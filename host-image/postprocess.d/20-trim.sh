@@ -21,7 +21,10 @@ rm -f /usr/bin/ctr /usr/bin/containerd-stress /usr/bin/containerd-shim /usr/bin/
 for kernel in /boot/vmlinuz-*; do
     [ -e "$kernel" ] || continue
     version=${kernel#/boot/vmlinuz-}
-    mv "$kernel" "/usr/lib/modules/$version/vmlinuz"
-    mv "/boot/config-$version" "/usr/lib/modules/$version/config"
+    # Newer kernel packages keep these with the modules, and only links in /boot.
+    for file in vmlinuz config; do
+        wanted=/usr/lib/modules/$version/$file
+        [ "/boot/$file-$version" -ef "$wanted" ] || mv "/boot/$file-$version" "$wanted"
+    done
 done
 rm -rf /boot/* /vmlinuz /vmlinuz.old /initrd.img /initrd.img.old

@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::Progress;
 
-/// How often the bar is redrawn when nothing moves.
-const TICK: Duration = Duration::from_millis(200);
+/// How often the bar is redrawn when nothing moves: a serial console is slow.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Shows stages on stderr.
 #[derive(Debug, Default)]

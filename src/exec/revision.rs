@@ -10,10 +10,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::model::commit::version_in_ref;
 use crate::model::{Commit, Deployment, Ref};
-
-/// Where released versions are named in a repo: `releases/<name>/<version>`.
-pub const RELEASE_REFS: &str = "releases/";
 
 /// Shortest beginning of a commit that is taken for one.
 const SHORTEST_PREFIX: usize = 4;
@@ -107,12 +105,7 @@ pub fn resolve(
         return Ok(*commit);
     }
     let here = deployments.iter().map(|deployment| (deployment.version.as_deref(), deployment.id.commit));
-    let there = refs.iter().map(|(name, commit)| {
-        (
-            name.strip_prefix(RELEASE_REFS).and_then(|rest| rest.split_once('/')).map(|(_, version)| version),
-            *commit,
-        )
-    });
+    let there = refs.iter().map(|(name, commit)| (version_in_ref(name), *commit));
     let is_prefix = name.len() >= SHORTEST_PREFIX && name.bytes().all(|b| b.is_ascii_hexdigit());
     let mut commits: Vec<Commit> = here
         .chain(there)

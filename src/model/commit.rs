@@ -80,6 +80,14 @@ pub struct Ref(String);
 #[error("{0:?} is not a ref (letters, digits, '.', '_', '-' in parts divided by '/')")]
 pub struct ParseRefError(pub String);
 
+/// Where released versions are named in a repo: `releases/<name>/<version>`.
+pub const RELEASE_REFS: &str = "releases/";
+
+/// The version that a ref names, if it is one of [`RELEASE_REFS`].
+pub fn version_in_ref(name: &str) -> Option<&str> {
+    name.strip_prefix(RELEASE_REFS)?.split_once('/').map(|(_, version)| version)
+}
+
 impl Ref {
     /// The ref's text.
     pub fn as_str(&self) -> &str {

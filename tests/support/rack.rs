@@ -42,7 +42,7 @@ network: {{interface: rack0, address: {SERVER}, range: [10.77.0.100, 10.77.0.199
 repo: {repo}
 ssh_keys: ["{public}"]
 profiles:
-  control: {{ref: rackstep/x86_64/openstack-host, release: "{version}"}}
+  control: {{ref: rackstep/x86_64/openstack-host, release: "{version}", kernel_arguments: ["console=ttyS0,115200n8"]}}
 hosts:
   - {{name: control-1, mac: "{MAC}", profile: control, address: {HOST}/24, disk: {{serial: disk-1}}}}
 "#,
@@ -51,7 +51,7 @@ hosts:
         );
         std::fs::write(&rack_file, text).unwrap();
         let mut command = network.command(&rackstep().get_program().to_string_lossy());
-        command.args(["serve", "--rack"]).arg(&rack_file);
+        command.args(["serve", "--rack"]).arg(&rack_file).arg("--state").arg(story.work().join("rack-state"));
         let server = command.spawn().unwrap();
         let directory = story.work().join("control-1");
         std::fs::create_dir_all(&directory).unwrap();

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{CommitInfo, Repo, RepoError};
+use crate::model::commit::version_in_ref;
 use crate::model::{Commit, ObjectName, Ref};
 use crate::pack::index::index_path;
 
@@ -90,6 +91,13 @@ impl Repo {
             text: text.to_owned(),
             found: found.iter().map(Commit::hex).collect(),
         };
+        // A version may have been composed several times; its ref tells which commit it is now.
+        let refs = self.refs()?;
+        let released =
+            refs.iter().filter(|(name, _)| version_in_ref(name) == Some(text)).map(|(_, commit)| *commit);
+        if let Some(commit) = one_of(released).map_err(ambiguous)? {
+            return Ok(commit);
+        }
         let infos = self.commits()?;
         let by_version = infos.iter().filter(|i| i.version.as_deref() == Some(text)).map(|i| i.commit);
         if let Some(commit) = one_of(by_version).map_err(ambiguous)? {

@@ -105,6 +105,8 @@ has_interface() { [ -n "$(interface_of "$mac")" ]; }
 has_link() { [ "$(cat "/sys/class/net/$interface/carrier" 2>/dev/null)" = 1 ]; }
 
 start_devices() {
+    # Partitions are made through loop devices; nothing that udev sees would ask for the module.
+    modprobe -q loop
     /usr/lib/systemd/systemd-udevd --daemon --resolve-names=never || fail "udev does not start"
     # Buses with disks, network cards and keyboards; what a driver finds there is
     # announced by the kernel. All devices would be some hundred more, for nothing.

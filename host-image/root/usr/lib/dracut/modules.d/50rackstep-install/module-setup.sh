@@ -5,7 +5,7 @@
 
 check() {
     # Only where it is asked for, and only with everything that it runs.
-    require_binaries rackstep ostree ip losetup sfdisk wipefs mkfs.xfs mkfs.ext4 mkfs.fat mcopy || return 1
+    require_binaries rackstep ostree ip losetup sfdisk wipefs mkfs.xfs mkfs.ext4 mkfs.fat modprobe || return 1
     return 255
 }
 
@@ -27,7 +27,7 @@ installkernel() {
 install() {
     # What `rackstep install` calls. A name that is missing here shows only on
     # the machine that cannot be imaged, so none of these is optional.
-    inst_multiple rackstep ostree lsblk wipefs sfdisk losetup blockdev blkid findmnt \
+    inst_multiple rackstep ostree lsblk wipefs sfdisk losetup blockdev blkid findmnt modprobe \
         mkfs.xfs mkfs.ext4 mkfs.fat mount umount chroot
     # What the first process and grub-config call.
     inst_multiple ip udevadm dmesg sync reboot poweroff sleep cat cut grep head ls ln mkdir mv rm sed sort tr uname
