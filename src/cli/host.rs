@@ -68,12 +68,18 @@ impl HostArguments {
 
 /// Tells what is true after an upgrade or rollback that did not run to its end.
 pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
-    let kind = match &error {
-        UpgradeError::Verify { source: VerifyError::Bad { .. }, .. } => Kind::Refused,
-        UpgradeError::Pull { source, .. } if source.is_refusal() => Kind::Refused,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, error, state_line(sysroot))
+    let kind = if error.is_refusal() { Kind::Refused } else { Kind::Failed };
+    let disk_full = error.is_disk_full();
+    let damaged = matches!(&error, UpgradeError::Verify(VerifyError::Bad { .. }));
+    let failure = Failure::new(kind, error, state_line(sysroot));
+    if damaged {
+        return failure.hint("`rackstep verify --repair` mends images out of the deployments' own files");
+    }
+    if disk_full {
+        failure.hint("make room on that disk; the same command then goes on from here")
+    } else {
+        failure
+    }
 }
 
 /// Which release the next boot takes, as it is on the disk now.

@@ -2,6 +2,7 @@
 
 mod boot;
 mod compose;
+mod gc;
 mod host;
 mod install;
 mod lock;
@@ -38,6 +39,7 @@ enum Verb {
     Serve(serve::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
+    Gc(gc::Arguments),
     Status(status::Arguments),
     Verify(verify::Arguments),
 }
@@ -57,6 +59,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
+        Verb::Gc(arguments) => gc::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
     };

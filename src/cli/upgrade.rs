@@ -11,7 +11,7 @@ use crate::exec::pull::observe_remote;
 use crate::exec::revision::{Refs, RevisionError, fetch_refs, resolve};
 use crate::exec::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
-use crate::model::{Commit, HostConfig};
+use crate::model::{Commit, Deployment, HostConfig};
 use crate::plan::upgrade::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 
 /// Fetch, verify and import a release; with --commit also make it the next boot.
@@ -57,9 +57,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
     let name = arguments.revision.as_deref();
-    let refs = refs_of(&config.repo, name)?;
-    let commit = resolve(&config.repo, name, &config.follows, &refs, &deployments).map_err(no_release)?;
-    let booted = deployments.iter().find(|deployment| deployment.role == Role::Booted);
+    let commit = resolve_here_or_there(&config, name, &deployments)?;
+    // On a sysroot that nothing runs from, what the next boot takes stands for it.
+    let runs = deployments
+        .iter()
+        .find(|deployment| deployment.role == Role::Booted)
+        .or_else(|| deployments.iter().find(|deployment| deployment.next_boot));
     let request = UpgradeRequest {
         commit: arguments.commit,
         reboot: arguments.reboot,
@@ -71,27 +74,24 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => Some(observe_signed(&config, commit, &sysroot)?),
     };
     let target = Target { commit, created, repo: config.repo.clone() };
-    let plan = plan_upgrade(
-        &deployments,
-        booted.and_then(|booted| sysroot.created(booted.id.commit)),
-        &target,
-        request,
-    );
+    let plan =
+        plan_upgrade(&deployments, runs.and_then(|runs| sysroot.created(runs.id.commit)), &target, request);
     if arguments.dry_run || plan.steps.is_empty() {
         let state = state_line(&sysroot);
         if arguments.json {
-            return print_json(&Answer {
+            print_json(&Answer {
                 format: 1,
                 plan: &plan,
                 bytes_pulled: None,
                 pulled_by: None,
                 imported: vec![],
                 state,
-            });
+            })?;
+        } else if !is_refused(&plan) {
+            print_plan(&plan);
+            print_line(&format!("state: {state}"));
         }
-        print_plan(&plan);
-        print_line(&format!("state: {state}"));
-        return refuse_older(&plan);
+        return refuse(&plan);
     }
     let docker = arguments.host.connect_docker()?;
     let progress = Terminal::default();
@@ -129,13 +129,22 @@ fn observe_signed(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Res
         .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source }, sysroot))
 }
 
-/// The repo's refs. A release that is named may be on the host already, so then the repo need not answer.
-fn refs_of(url: &str, name: Option<&str>) -> Result<Refs, Failure> {
-    match fetch_refs(url) {
-        Ok(refs) => Ok(refs),
+/// The commit that is meant. A release that is named may be on the host already, so then the repo need not answer.
+fn resolve_here_or_there(
+    config: &HostConfig,
+    name: Option<&str>,
+    deployments: &[Deployment],
+) -> Result<Commit, Failure> {
+    let among = |refs: &Refs| resolve(&config.repo, name, &config.follows, refs, deployments);
+    match fetch_refs(&config.repo) {
+        Ok(refs) => among(&refs).map_err(no_release),
         Err(error) if name.is_some() => {
             tracing::warn!(%error, "the repo does not answer; looking among what the host has");
-            Ok(Refs::new())
+            among(&Refs::new()).map_err(|here| match here {
+                // Perhaps the repo would have known it.
+                RevisionError::Unknown { .. } => no_release(error),
+                other => no_release(other),
+            })
         }
         Err(error) => Err(no_release(error)),
     }
@@ -149,13 +158,15 @@ fn no_release(error: RevisionError) -> Failure {
     Failure::new(kind, error, NOTHING_CHANGED)
 }
 
-fn refuse_older(plan: &Plan) -> Result<(), Failure> {
-    match plan.reason {
-        Reason::Older { .. } | Reason::AnotherWaits => {
-            Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED))
-        }
-        _ => Ok(()),
+fn is_refused(plan: &Plan) -> bool {
+    matches!(plan.reason, Reason::Older { .. } | Reason::AnotherWaits)
+}
+
+fn refuse(plan: &Plan) -> Result<(), Failure> {
+    if is_refused(plan) {
+        return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
+    Ok(())
 }
 
 /// Prints a plan as a numbered list under its reason.

@@ -5,6 +5,7 @@ pub mod call_home;
 pub mod compose;
 pub mod config;
 pub mod files;
+pub mod gc;
 pub mod install;
 pub mod journal;
 pub mod lock;

@@ -43,6 +43,24 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    fn docker(&self) -> &DockerError {
+        match self {
+            Self::Import { source, .. } | Self::Protect { source, .. } => source,
+        }
+    }
+
+    /// Whether the release's own files are not what it pins.
+    pub fn is_refusal(&self) -> bool {
+        self.docker().is_bad_archive()
+    }
+
+    /// Whether there was no room left in Docker's data root.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self.docker(), DockerError::NoRoom { .. })
+    }
+}
+
 /// Makes sure that every pinned image of `release` is in Docker, held, and on the disk.
 pub fn prepare_images(
     docker: &Docker,

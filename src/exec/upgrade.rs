@@ -91,29 +91,39 @@ pub enum UpgradeError {
         source: std::io::Error,
     },
     /// The images could not be brought to Docker.
-    #[error("importing the container images of release {commit}")]
-    Import {
-        /// The commit.
-        commit: Commit,
-        /// Why.
-        #[source]
-        source: PrepareError,
-    },
+    #[error(transparent)]
+    Import(#[from] PrepareError),
     /// Docker does not hold what is pinned, or could not be asked.
-    #[error("verifying the container images of release {commit}")]
-    Verify {
-        /// The commit.
-        commit: Commit,
-        /// Why.
-        #[source]
-        source: VerifyError,
-    },
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// A step came before what it needs: a plan that no planner of ours makes.
     #[error("the plan's step \"{0}\" comes before what it needs")]
     Order(String),
     /// The host would not restart.
     #[error("asking for a restart")]
     Reboot(#[source] CommandError),
+}
+
+impl UpgradeError {
+    /// Whether a check said no, as against something that did not work.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Verify(VerifyError::Bad { .. }) => true,
+            Self::Pull { source, .. } => source.is_refusal(),
+            Self::Import(source) => source.is_refusal(),
+            _ => false,
+        }
+    }
+
+    /// Whether there was no room left on a disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Pull { source, .. } => source.is_disk_full(),
+            Self::Import(source) => source.is_disk_full(),
+            Self::Sysroot(source) => source.is_disk_full(),
+            _ => false,
+        }
+    }
 }
 
 /// Carries a plan's values from step to step.
@@ -201,20 +211,14 @@ impl Run<'_> {
     fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {
         let (checkout, pins) = self.release(commit, "import")?;
         let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
-        let prepared = prepare_images(self.host.docker, &store, &pins, self.host.progress)
-            .map_err(|source| UpgradeError::Import { commit, source })?;
+        let prepared = prepare_images(self.host.docker, &store, &pins, self.host.progress)?;
         self.done.imported = prepared.imported;
         Ok(())
     }
 
     fn verify(&mut self, commit: Commit) -> Result<(), UpgradeError> {
         let (_, pins) = self.release(commit, "verify")?;
-        let proof = self
-            .host
-            .docker
-            .verify_release(&pins, self.host.progress)
-            .map_err(|source| UpgradeError::Verify { commit, source })?;
-        self.proof = Some(proof);
+        self.proof = Some(self.host.docker.verify_release(&pins, self.host.progress)?);
         Ok(())
     }
 

@@ -3,4 +3,5 @@
 pub mod boot;
 pub mod compose;
 pub mod imaging;
+pub mod reap;
 pub mod upgrade;

@@ -22,14 +22,25 @@ const POLL: Duration = Duration::from_millis(50);
 /// A running daemon.
 pub struct Dockerd {
     root: tempfile::TempDir,
+    data_root: PathBuf,
     child: Option<Child>,
 }
 
 impl Dockerd {
     /// Starts a daemon and waits until it answers.
     pub fn start() -> Self {
-        let root = tempfile::Builder::new().prefix("rackstep-dockerd-").tempdir().unwrap();
-        let mut daemon = Self { root, child: None };
+        let root = new_root();
+        let data_root = root.path().join("data");
+        Self::start_in(root, data_root)
+    }
+
+    /// The same with its data in a directory that the test chose.
+    pub fn start_on(data_root: &Path) -> Self {
+        Self::start_in(new_root(), data_root.to_owned())
+    }
+
+    fn start_in(root: tempfile::TempDir, data_root: PathBuf) -> Self {
+        let mut daemon = Self { root, data_root, child: None };
         daemon.run();
         daemon
     }
@@ -95,7 +106,7 @@ impl Dockerd {
 
     /// Its data root.
     pub fn data_root(&self) -> PathBuf {
-        self.root.path().join("data")
+        self.data_root.clone()
     }
 
     /// The file with its process id.
@@ -131,7 +142,12 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         self.stop();
         unmount_below(self.root.path());
+        unmount_below(&self.data_root.join("overlay2"));
     }
+}
+
+fn new_root() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("rackstep-dockerd-").tempdir().unwrap()
 }
 
 /// What a killed daemon leaves mounted would keep its directory from going.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::image::store::StoreError;
 use crate::model::Digest;
 
 use super::import::ArchiveError;
@@ -64,6 +65,20 @@ pub enum DockerError {
         /// Its answer.
         #[source]
         source: Box<bollard::errors::Error>,
+    },
+    /// Its disk is too small for the image.
+    #[error(
+        "no space for container image {reference} in docker's data root {path}: {needed} bytes needed, {free} are free"
+    )]
+    NoRoom {
+        /// As asked for.
+        reference: String,
+        /// The data root.
+        path: PathBuf,
+        /// Bytes that a load takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// After a load that it called good, the image is not there.
     #[error("docker loaded container image {image} ({reference}) and yet does not have it: {problem}")]
@@ -138,6 +153,15 @@ pub enum DockerError {
 }
 
 impl DockerError {
+    /// True when the files that an image is made of were read and are not what is pinned.
+    pub fn is_bad_archive(&self) -> bool {
+        let Self::Archive { source, .. } = self else { return false };
+        matches!(
+            source.downcast_ref(),
+            Some(StoreError::Damaged { .. } | StoreError::Broken { .. } | StoreError::Missing { .. })
+        )
+    }
+
     /// True when Docker says that it does not know the thing.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. } if matches!(**source,

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::Path;
 
 use bollard::query_parameters::ImportImageOptions;
 use bytes::{Bytes, BytesMut};
@@ -27,6 +28,9 @@ const CHUNK: usize = 256 << 10;
 
 /// Chunks that may wait between the reader of layers and the socket.
 const CHUNKS_WAITING: usize = 8;
+
+/// Room for what Docker notes of an image besides its layers: their lists of files, its databases.
+const ROOM_FOR_NOTES: u64 = 4 << 20;
 
 /// Whatever the source of an archive has to say.
 pub type ArchiveError = Box<dyn std::error::Error + Send + Sync>;
@@ -72,7 +76,7 @@ impl Docker {
         images: impl IntoIterator<Item = &'a PinnedImage>,
         progress: &dyn Progress,
     ) -> Result<Imported, DockerError> {
-        self.require_classic_store()?;
+        let data_root = self.require_classic_store()?.data_root;
         let mut imported = Imported::default();
         let mut missing: Vec<&PinnedImage> = Vec::new();
         for image in images {
@@ -88,6 +92,8 @@ impl Docker {
         let mut chains = self.observe_chains()?;
         progress.begin("importing container images", Some(bytes_to_send(&missing, &chains)));
         for image in missing {
+            // Before each one: a daemon that finds its disk full in the middle may leave half a layer behind.
+            require_room(&data_root, image, &chains)?;
             imported.bytes += self.load(source, image, &chains, progress)?;
             self.require_loaded(image)?;
             chains.extend(image.chains());
@@ -173,6 +179,23 @@ impl Docker {
         let reference = image.reference.clone();
         Err(DockerError::NotLoaded { image: image.config, reference, problem })
     }
+}
+
+/// Fails unless the data root has room for a load: Docker keeps the whole archive beside the layers that it unpacks.
+fn require_room(
+    data_root: &Path,
+    image: &PinnedImage,
+    present: &BTreeSet<Digest>,
+) -> Result<(), DockerError> {
+    // A data root that cannot be looked at is the load's own problem.
+    let Ok(stat) = rustix::fs::statvfs(data_root) else { return Ok(()) };
+    let free = stat.f_bavail * stat.f_frsize;
+    let needed = 2 * bytes_to_send(&[image], present) + ROOM_FOR_NOTES;
+    if needed <= free {
+        return Ok(());
+    }
+    let reference = image.reference.clone();
+    Err(DockerError::NoRoom { reference, path: data_root.to_owned(), needed, free })
 }
 
 /// Bytes of the layers that are not there yet, each counted once.

@@ -31,7 +31,7 @@ pub use error::DockerError;
 pub use import::{ArchiveError, ImageArchive, Imported};
 pub use observe::{Observed, ObservedContainer, ObservedImage, Storage, StoreKind};
 pub use proof::{Finding, VerifiedPins, VerifyError, WrongRelease};
-pub use protect::{HOLD_LABEL, RELEASE_LABEL, tag_of};
+pub use protect::{HOLD_LABEL, RELEASE_LABEL, is_our_tag, tag_of};
 pub use repair::Repaired;
 pub use run::{Bind, Outcome, RunOnce};
 pub use verify::Verdict;

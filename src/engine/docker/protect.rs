@@ -155,6 +155,11 @@ pub fn tag_of(name: &str, image: Digest) -> String {
     format!("{REPOSITORY}/{}:{}", path_of(name), short(image))
 }
 
+/// Whether [`tag_of`] made this tag.
+pub fn is_our_tag(tag: &str) -> bool {
+    tag.split_once('/').is_some_and(|(repository, _)| repository == REPOSITORY)
+}
+
 /// The first twelve digits, as Docker shows Ids.
 fn short(digest: Digest) -> String {
     digest.hex()[..12].to_owned()

@@ -77,6 +77,15 @@ impl Repo {
         write_atomically(&path, format!("{commit}\n").as_bytes())
     }
 
+    /// Removes a ref (`name` or `remote:name`), unless it is gone already.
+    pub fn drop_ref(&self, name: &str) -> Result<(), RepoError> {
+        let Some(path) = self.ref_path(name) else { return Ok(()) };
+        match fs::remove_file(&path) {
+            Err(error) if !not_there(&error) => Err(RepoError::io("removing", &path, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The commit that a ref, version, whole commit or unambiguous beginning of one means.
     pub fn resolve(&self, text: &str) -> Result<Commit, RepoError> {
         if let Ok(commit) = text.parse::<Commit>()

@@ -12,6 +12,7 @@
 //!
 //! GObjects stay on the thread that opened the sysroot.
 
+mod boot_room;
 mod lock;
 mod open;
 
@@ -70,7 +71,19 @@ pub enum SysrootError {
         commit: Commit,
         /// What the proof is of.
         #[source]
-        source: crate::engine::docker::WrongRelease,
+        source: Box<crate::engine::docker::WrongRelease>,
+    },
+    /// The disk of the boot entries is too small for the release's kernel.
+    #[error("no space for the kernel of {commit} in {path}: {needed} bytes needed, {free} are free")]
+    BootFull {
+        /// The release.
+        commit: Commit,
+        /// Where kernels are put.
+        path: PathBuf,
+        /// Bytes of kernel and initramfs.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// A file of a deployment could not be read.
     #[error("reading {path}")]
@@ -109,6 +122,17 @@ impl StagedLocked {
     /// Root of the checkout.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl SysrootError {
+    /// Whether there was no room left on a disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::BootFull { .. } => true,
+            Self::Ostree { source, .. } => source.matches(gio::IOErrorEnum::NoSpace),
+            _ => false,
+        }
     }
 }
 
@@ -192,7 +216,9 @@ impl Sysroot {
             let staged = self
                 .inner
                 .stage_tree(Some(STATEROOT), &commit.hex(), Some(&origin), merge.as_ref(), &arguments, none)
-                .map_err(|source| failed(format!("staging {commit}"), source))?;
+                .map_err(|source| {
+                    failed(format!("checking out {commit} in {}", self.path.display()), source)
+                })?;
             // libostree drops the lock together with an older staged deployment (ostree#3025); without the lock this one
             // would become the next boot unproven, so it goes away again.
             if let Err(error) = lock::require() {
@@ -204,11 +230,15 @@ impl Sysroot {
             let deployed = self
                 .inner
                 .deploy_tree(Some(STATEROOT), &commit.hex(), Some(&origin), merge.as_ref(), &arguments, none)
-                .map_err(|source| failed(format!("checking out {commit}"), source))?;
+                .map_err(|source| {
+                    failed(format!("checking out {commit} in {}", self.path.display()), source)
+                })?;
             (deployed, StagedBy::Checkout)
         };
         let path = self.path.join(self.inner.deployment_dirpath(&deployment).as_str());
-        Ok(StagedLocked { deployment, commit, path, by })
+        let staged = StagedLocked { deployment, commit, path, by };
+        self.require_boot_room(&staged)?;
+        Ok(staged)
     }
 
     /// The staged deployment of an earlier [`Sysroot::stage_locked`], if it is still there, locked, and of `commit`.
@@ -224,6 +254,8 @@ impl Sysroot {
     /// **The flip**: makes a staged release the next boot.
     pub fn finalize(&self, staged: StagedLocked, proof: VerifiedPins) -> Result<(), SysrootError> {
         require_proof(&staged.path, staged.commit, &proof)?;
+        // libostree copies the kernel at shutdown, where a full disk is told to nobody.
+        self.require_boot_room(&staged)?;
         match staged.by {
             StagedBy::Staging => lock::release()?,
             StagedBy::Checkout => self
@@ -315,6 +347,17 @@ impl Sysroot {
         self.path.join(&deployment.path).join(RELEASE_DIR)
     }
 
+    fn require_boot_room(&self, staged: &StagedLocked) -> Result<(), SysrootError> {
+        let path = self.path.join("boot");
+        let kernel = format!("ostree/{}-{}", staged.deployment.osname(), staged.deployment.bootcsum());
+        if path.join(kernel).exists() {
+            return Ok(());
+        }
+        boot_room::require(&path, &staged.path).map_err(|boot_room::Short { needed, free }| {
+            SysrootError::BootFull { commit: staged.commit, path, needed, free }
+        })
+    }
+
     fn protect(&self, commit: Commit) -> Result<(), SysrootError> {
         self.repo()
             .set_ref_immediate(None, PREPARED_REF, Some(&commit.hex()), gio::Cancellable::NONE)
@@ -341,7 +384,9 @@ impl Sysroot {
 fn require_proof(root: &Path, commit: Commit, proof: &VerifiedPins) -> Result<(), SysrootError> {
     let path = root.join(RELEASE_DIR).join("pins.json");
     let pins = std::fs::read(&path).map_err(|source| SysrootError::Read { path, source })?;
-    proof.require_for(commit, &pins).map_err(|source| SysrootError::Proof { commit, source })
+    proof
+        .require_for(commit, &pins)
+        .map_err(|source| SysrootError::Proof { commit, source: Box::new(source) })
 }
 
 /// Kernel arguments of a deployment, without the one that libostree sets itself.

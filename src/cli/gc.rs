@@ -1,0 +1,71 @@
+//! `rackstep gc`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::host::{HostArguments, NOTHING_CHANGED};
+use super::{Failure, Kind, print_json, print_line};
+use crate::exec::gc;
+use crate::model::Digest;
+use crate::plan::reap::{Plan, plan_reap};
+
+/// Remove the releases and container images that no deployment of this host needs.
+///
+/// What runs, what waits for the reboot and the way back stay whole, OS and services alike. Images that rackstep did not
+/// bring to Docker are not touched.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArguments,
+}
+
+/// `--json`, format 1.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    format: u32,
+    plan: &'a Plan,
+    removed: &'a [Digest],
+    in_use: &'a [Digest],
+    bytes_freed: u64,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let sysroot = arguments.host.open_sysroot()?;
+    let docker = arguments.host.connect_docker()?;
+    let found =
+        gc::observe(&sysroot, &docker).map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    let plan = plan_reap(&found);
+    let mut reaped = gc::Reaped::default();
+    if !arguments.dry_run {
+        reaped = gc::run(&sysroot, &docker, &plan).map_err(|error| {
+            let state = "every deployment and its images are as they were; more may be left to remove";
+            Failure::new(Kind::Failed, error, state)
+        })?;
+    }
+    if arguments.json {
+        let gc::Reaped { images, in_use, freed } = &reaped;
+        let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed };
+        return print_json(&answer);
+    }
+    print_line(&format!("{} container images stay: deployments pin them", plan.kept));
+    for (index, step) in plan.steps.iter().enumerate() {
+        print_line(&format!("{:>3}. {step}", index + 1));
+    }
+    for image in &reaped.in_use {
+        print_line(&format!("container image {} stays: a container uses it", &image.hex()[..12]));
+    }
+    let (images, freed) = (reaped.images.len(), reaped.freed);
+    print_line(&if arguments.dry_run {
+        format!("state: {NOTHING_CHANGED}")
+    } else {
+        format!("state: {images} container images removed, {freed} bytes freed in the repo")
+    });
+    Ok(())
+}
