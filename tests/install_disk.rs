@@ -126,7 +126,7 @@ impl Case {
             .args(more)
             .output()
             .unwrap();
-        println!("{}", stderr(&output));
+        eprintln!("{}", stderr(&output));
         output
     }
 
