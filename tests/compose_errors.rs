@@ -1,5 +1,7 @@
 //! What `rackstep lock` and `rackstep compose` say to people who wrote something wrong: text, exit code, and what is true.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -2,6 +2,8 @@
 //!
 //! Needs root, the machine's mirror (or a warm cache) and mmdebstrap; no kernel, no services.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

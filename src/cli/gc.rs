@@ -37,7 +37,11 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let sysroot = arguments.host.open_sysroot()?;
+    let sysroot = if arguments.dry_run {
+        arguments.host.open_sysroot()?
+    } else {
+        arguments.host.open_sysroot_alone()?
+    };
     let docker = arguments.host.connect_docker()?;
     let found =
         gc::observe(&sysroot, &docker).map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;

@@ -37,6 +37,15 @@ impl HostArguments {
         })
     }
 
+    /// Opens the sysroot to change it: nobody else does until the program ends.
+    pub fn open_sysroot_alone(&self) -> Result<Sysroot, Failure> {
+        let sysroot = self.open_sysroot()?;
+        sysroot.lock().map_err(|error| {
+            Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint("wait for it to end, and try again")
+        })?;
+        Ok(sysroot)
+    }
+
     /// Connects to Docker.
     pub fn connect_docker(&self) -> Result<Docker, Failure> {
         Docker::connect(self.docker_host.as_deref()).map_err(|error| {

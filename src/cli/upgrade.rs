@@ -52,7 +52,11 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let sysroot = arguments.host.open_sysroot()?;
+    let sysroot = if arguments.dry_run {
+        arguments.host.open_sysroot()?
+    } else {
+        arguments.host.open_sysroot_alone()?
+    };
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;

@@ -1,7 +1,7 @@
 //! Makes a release commit of a treefile and its lock.
 //!
 //! 1. read: treefile, lock, services; the lock must fit the treefile; 2. plan: same inputs as the head of the ref:
-//! nothing to do; 3. host tree, cached by stage; 4. services and container images laid in; 5. commit, refs.
+//!    nothing to do; 3. host tree, cached by stage; 4. services and container images laid in; 5. commit, refs.
 //!
 //! Everything is made beside the repo; the repo is touched last, in one transaction. A failure or an interrupt before
 //! that leaves it as it was.

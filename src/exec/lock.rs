@@ -1,7 +1,7 @@
 //! Resolves a treefile: names become exact packages, binaries and container images.
 //!
 //! 1. packages, from the machine's mirror; 2. binaries, built or downloaded; 3. container images, built from their
-//! recipes. The lock file is written last and at once: a failure leaves the old one.
+//!    recipes. The lock file is written last and at once: a failure leaves the old one.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! Service definitions: what runs on a host besides its operating system.
 //!
 //! 1. `service.yaml` names images (by recipe), pods, configuration, secrets, volumes and phases; 2. it is checked
-//! against itself: every image, pod and phase it mentions exists; 3. [`render`] turns all services of a release and
-//! their pinned images into the files of `/usr/lib/rackstep`.
+//!    against itself: every image, pod and phase it mentions exists; 3. [`render`] turns all services of a release and
+//!    their pinned images into the files of `/usr/lib/rackstep`.
 //!
 //! A pod that would pull an image, or that needs an API server, is refused here and not on a host.
 
@@ -410,6 +410,11 @@ mod tests {
         assert_eq!(phases["pods_after"]["keystone"][0], "expand");
         let set: PinSet = serde_json::from_str(&text("pins.json")).unwrap();
         assert_eq!(set.images, pins());
+        // What is written here is what a host reads: the same types, unknown fields refused.
+        let set: crate::model::PhaseSet = serde_json::from_str(&text("phases.json")).unwrap();
+        assert_eq!(set.phases[0].needs, ["pod/mariadb"]);
+        serde_json::from_str::<crate::model::secret::SecretSet>(&text("secrets.json")).unwrap();
+        serde_json::from_str::<crate::model::volume::VolumeSet>(&text("volumes.json")).unwrap();
         assert!(text("secrets.json").contains("\"generate\": \"password\""));
         assert!(text("volumes.json").contains("\"policy\": \"keep\""));
     }

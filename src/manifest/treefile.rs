@@ -1,7 +1,7 @@
 //! The treefile: what a host tree is made of.
 //!
 //! 1. [`Fragment`] is one file as written; 2. `include` brings in others first, lists append and scalars
-//! override; 3. [`Treefile`] is the merged and validated whole, its paths resolved against the file that named them.
+//!    override; 3. [`Treefile`] is the merged and validated whole, its paths resolved against the file that named them.
 //!
 //! Nothing is guessed: an unknown key, a missing name or a path that does not exist is an error with its line.
 

@@ -1,8 +1,8 @@
 //! Plans a compose: is there anything to do, and which earlier work still counts?
 //!
 //! 1. [`Inputs`] is everything that decides a release, as digests; 2. its digest is compared with the one in the head
-//! commit of the ref: equal means that the release exists already; 3. each stage has a key made of what that stage
-//! alone depends on, so that a changed service does not rebuild the host.
+//!    commit of the ref: equal means that the release exists already; 3. each stage has a key made of what that stage
+//!    alone depends on, so that a changed service does not rebuild the host.
 
 use std::collections::BTreeMap;
 

@@ -213,13 +213,16 @@ impl ScratchHost {
         images
     }
 
-    /// Everything in the sysroot: paths, sizes, times.
+    /// Everything in the sysroot but libostree's lock: paths, sizes, times.
     pub fn listing(&self) -> Vec<String> {
         use std::os::unix::fs::MetadataExt as _;
+        // Taking the lock makes its file.
+        let of_lock = [self.sysroot.join("ostree"), self.sysroot.join("ostree/lock")];
         let entries = walkdir::WalkDir::new(&self.sysroot).sort_by_file_name().into_iter();
         entries
+            .map(Result::unwrap)
+            .filter(|entry| !of_lock.iter().any(|path| path == entry.path()))
             .map(|entry| {
-                let entry = entry.unwrap();
                 let stat = fs::symlink_metadata(entry.path()).unwrap();
                 let path = entry.path().strip_prefix(&self.sysroot).unwrap();
                 format!("{} {} {}.{}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec())

@@ -1,8 +1,8 @@
 //! Resolves package names to exact packages.
 //!
 //! 1. mirror: `--mirror`, or where the machine's own apt gets Debian from; 2. a private apt state in the cache, with an
-//! empty package status, so that nothing installed here counts; 3. essential and required packages plus those asked
-//! for, without recommends; 4. version, digest, size and path of each from the signed package lists.
+//!    empty package status, so that nothing installed here counts; 3. essential and required packages plus those asked
+//!    for, without recommends; 4. version, digest, size and path of each from the signed package lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

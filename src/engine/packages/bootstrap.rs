@@ -1,7 +1,7 @@
 //! Unpacks exactly the locked packages into a directory.
 //!
 //! 1. a flat archive of links into the cache, its index made from the package files; 2. mmdebstrap with that archive
-//! alone; 3. what got installed is compared with the lock. No network, and no package that is not in the lock.
+//!    alone; 3. what got installed is compared with the lock. No network, and no package that is not in the lock.
 
 use std::collections::BTreeMap;
 use std::fs;

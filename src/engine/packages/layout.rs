@@ -13,7 +13,7 @@ use walkdir::WalkDir;
 use super::{PackageError, at, clean, remove};
 
 /// Bump when [`convert`] changes its outcome.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Top-level names that become links.
 const LINKS: [(&str, &str); 8] = [
@@ -47,7 +47,18 @@ const FACTORY: &str = "usr/share/factory";
 const RULES_FILE: &str = "usr/lib/tmpfiles.d/zz-rackstep-var.conf";
 
 /// Parts of /var that are of the package tools, which an ostree host has no use for.
-const VAR_LEFT_OUT: [&str; 5] = ["var/lib/dpkg", "var/lib/apt", "var/cache", "var/backups", "var/lib/ucf"];
+const VAR_LEFT_OUT: [&str; 10] = [
+    "var/lib/dpkg",
+    "var/lib/apt",
+    "var/lib/ucf",
+    "var/lib/pam",
+    "var/lib/python",
+    "var/lib/shells.state",
+    "var/lib/systemd/deb-systemd-helper-enabled",
+    "var/lib/systemd/deb-systemd-user-helper-enabled",
+    "var/cache",
+    "var/backups",
+];
 
 /// Makes the tree at `root` one that ostree can deploy.
 pub fn convert(root: &Path) -> Result<(), PackageError> {

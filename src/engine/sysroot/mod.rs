@@ -73,6 +73,18 @@ pub enum SysrootError {
         #[source]
         source: Box<crate::engine::docker::WrongRelease>,
     },
+    /// Another program is at work on it.
+    #[error("another program changes the deployments of {path} at the moment")]
+    Busy {
+        /// The sysroot.
+        path: PathBuf,
+    },
+    /// What was staged and proven is not what is staged now.
+    #[error("release {commit} is not what is staged any more: something else changed the deployments")]
+    Replaced {
+        /// What was to be booted.
+        commit: Commit,
+    },
     /// The disk of the boot entries is too small for the release's kernel.
     #[error("no space for the kernel of {commit} in {path}: {needed} bytes needed, {free} are free")]
     BootFull {
@@ -140,6 +152,21 @@ impl Sysroot {
     /// True when this program runs on a deployment of this sysroot.
     pub fn is_booted(&self) -> bool {
         self.inner.booted_deployment().is_some()
+    }
+
+    /// Keeps every other program from changing the deployments, for as long as this value lives.
+    ///
+    /// Without it a second upgrade could replace what this one staged after it was proven, and the flip would unlock that.
+    pub fn lock(&self) -> Result<(), SysrootError> {
+        let acquired = self
+            .inner
+            .try_lock()
+            .map_err(|source| failed(format!("locking the sysroot {}", self.path.display()), source))?;
+        if !acquired {
+            return Err(SysrootError::Busy { path: self.path.clone() });
+        }
+        // Somebody may have been at work between the opening and the lock.
+        self.reload()
     }
 
     /// The sysroot's repo.
@@ -257,7 +284,10 @@ impl Sysroot {
         // libostree copies the kernel at shutdown, where a full disk is told to nobody.
         self.require_boot_room(&staged)?;
         match staged.by {
-            StagedBy::Staging => lock::release()?,
+            StagedBy::Staging => {
+                self.require_still_staged(&staged)?;
+                lock::release()?;
+            }
             StagedBy::Checkout => self
                 .inner
                 .simple_write_deployment(
@@ -345,6 +375,16 @@ impl Sysroot {
     /// Where a deployment's release files are.
     pub fn release_dir(&self, deployment: &Deployment) -> PathBuf {
         self.path.join(&deployment.path).join(RELEASE_DIR)
+    }
+
+    /// The lock below /run is one for all: it must be the proven deployment that comes free with it.
+    fn require_still_staged(&self, staged: &StagedLocked) -> Result<(), SysrootError> {
+        self.reload()?;
+        let now = self.inner.staged_deployment();
+        if now.is_some_and(|now| now.equal(&staged.deployment)) {
+            return Ok(());
+        }
+        Err(SysrootError::Replaced { commit: staged.commit })
     }
 
     fn require_boot_room(&self, staged: &StagedLocked) -> Result<(), SysrootError> {

@@ -1,8 +1,8 @@
 //! Programs that no distribution package has, and rackstep itself.
 //!
 //! 1. a url: downloaded, and it must be what the treefile says; 2. `go:PACKAGE`: built by the project's script from
-//! pinned modules; 3. the running program goes into the tree too, without its debug information: what composed a
-//! release is what runs in it.
+//!    pinned modules; 3. the running program goes into the tree too, without its debug information: what composed a
+//!    release is what runs in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Work that need not be done twice, and the place for work in progress.
 //!
 //! 1. a stage's result is a directory named by its key, moved into place when whole; 2. the least recently used are
-//! removed; 3. work in progress lives beside them, so that files can be linked instead of copied, and what a killed
-//! process left behind is swept by the next one.
+//!    removed; 3. work in progress lives beside them, so that files can be linked instead of copied, and what a killed
+//!    process left behind is swept by the next one.
 
 use std::fs;
 use std::io;

@@ -1,8 +1,8 @@
 //! Container images of a release: built, split into files, linked into the tree.
 //!
 //! 1. a recipe is built by the project's script into an OCI layout, cached by what goes into it; 2. its layers are
-//! split once into a store in the cache; 3. a release links the images that it pins. An image that the cache has
-//! lost is built again, and must come out as locked.
+//!    split once into a store in the cache; 3. a release links the images that it pins. An image that the cache has
+//!    lost is built again, and must come out as locked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
