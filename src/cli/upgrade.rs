@@ -130,7 +130,7 @@ fn observe_signed(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Res
     let keys = trusted_keys(config).map_err(|error| upgrade_failure(error, sysroot))?;
     observe_remote(&config.repo, commit, &keys)
         .map(|info| info.timestamp)
-        .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source }, sysroot))
+        .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source: Box::new(source) }, sysroot))
 }
 
 /// The commit that is meant. A release that is named may be on the host already, so then the repo need not answer.

@@ -55,7 +55,7 @@ pub enum UpgradeError {
         commit: Commit,
         /// Why.
         #[source]
-        source: PullError,
+        source: Box<PullError>,
     },
     /// The host's repo could not be opened.
     #[error("opening the repo {path}")]
@@ -190,7 +190,7 @@ impl Run<'_> {
         let reference = Some(PREPARED_REF.to_owned());
         let request = PullRequest { repo_url: from.to_owned(), commit, keys, reference };
         let report = pull(&request, &repo, self.host.progress)
-            .map_err(|source| UpgradeError::Pull { commit, source })?;
+            .map_err(|source| UpgradeError::Pull { commit, source: Box::new(source) })?;
         self.done.pulled = Some(report);
         Ok(())
     }

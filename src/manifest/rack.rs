@@ -1,6 +1,7 @@
 //! Rack files: the network, profiles and hosts of one rack.
 //!
 //! 1. The YAML is read into the model's types, which parse addresses and refs; 2. what belongs together is checked.
+//!
 //! An error names file, line and the thing: a rack file that is half right would image the wrong machine.
 
 use std::collections::BTreeSet;
