@@ -18,6 +18,8 @@ use crate::model::deployment::Role;
 use crate::model::imaging::BootedReport;
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
+///
+/// Run by rackstep-boot.service before kubelet and, with --phases, by rackstep-phases.service beside it; may be repeated.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Run the phases that are due and start the pods that wait for them; kubelet must be running.

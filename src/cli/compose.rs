@@ -26,7 +26,7 @@ pub struct Arguments {
     /// The lock [default: next to the treefile].
     #[arg(long, value_name = "FILE")]
     lock: Option<PathBuf>,
-    /// ed25519 private key (PEM) to sign the commit with.
+    /// Secret key to sign commit and packs with; `rackstep release keygen` makes one.
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
     /// Write no packs; hosts then fetch object by object.

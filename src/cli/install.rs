@@ -26,7 +26,9 @@ const SCRATCH: &str = "/run";
 /// The variable that tells libostree who writes `grub.cfg`.
 const GRUB_CONFIG_VARIABLE: &str = "OSTREE_GRUB2_EXEC";
 
-/// Images this machine as the rack server says.
+/// Image this machine as the rack server says.
+///
+/// Runs in the initramfs that the rack server boots. With --plan and --target it images a file instead.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Base URL of the rack server [default: rackstep.server= of the kernel's command line]
@@ -35,13 +37,13 @@ pub struct Arguments {
     /// MAC address by which the server knows this machine [default: rackstep.mac= or BOOTIF= of the kernel's command line]
     #[arg(long, value_name = "MAC", conflicts_with = "plan")]
     mac: Option<String>,
-    /// Takes the plan from a file instead of a server
+    /// Take the plan from a file instead of a server
     #[arg(long, value_name = "FILE", requires = "target")]
     plan: Option<PathBuf>,
-    /// Images this file instead of a disk; made if it is not there
+    /// Image this file instead of a disk; made if it is not there
     #[arg(long, value_name = "IMAGEFILE", requires = "plan")]
     target: Option<PathBuf>,
-    /// Looks, checks and prints the plan; writes nothing
+    /// Look, check and print the plan; write nothing
     #[arg(long)]
     dry_run: bool,
     /// Fails at a step, for rehearsals: `before:STEP`, `after:STEP`, or `kill:STEP` to die as in a power cut

@@ -12,8 +12,9 @@ use crate::plan::upgrade::{Plan, Reason, plan_rollback};
 
 /// Make the previous release the next boot: OS and services as one, without network.
 ///
-/// An upgrade that waits for the reboot is called off instead. Every container image of the release is verified first, and
-/// brought back to Docker from the release's own files where it is missing.
+/// Databases and other state stay as they are. An upgrade that waits for the reboot is called off instead. Every
+/// container image of the release is verified first, and brought back to Docker from the release's own files where it is
+/// missing.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Restart the host afterwards.

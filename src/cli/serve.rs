@@ -17,7 +17,9 @@ use crate::model::rack::Rack;
 /// Progress of one machine is printed no more often.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
 
-/// Images the machines of a rack over the network.
+/// Image the machines of a rack over the network, until Ctrl-C.
+///
+/// It also serves the release repo to hosts that are imaged already. The rack file is read once, at the start.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The rack file
@@ -35,7 +37,7 @@ pub struct Arguments {
     /// Leave DHCP and TFTP to someone else
     #[arg(long)]
     no_dhcp: bool,
-    /// Only check the rack file
+    /// Only check the rack file and show what is in it
     #[arg(long)]
     check: bool,
 }

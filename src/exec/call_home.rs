@@ -1,7 +1,7 @@
 //! Tells the rack server what booted: only this makes a machine "installed" there.
 //!
-//! It is said after the images are in Docker and again when the services were started. A server that does not answer
-//! never holds a boot up: the caller logs it and goes on.
+//! It is said once a boot, when the due phases have run. A server that does not answer never holds a boot up: the caller
+//! logs it and goes on.
 
 use std::time::Duration;
 
