@@ -1,6 +1,7 @@
 //! `rackstep boot`: run by the host's own units, before kubelet and beside it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -13,9 +14,9 @@ use crate::exec::call_home::call_home;
 use crate::exec::phases::PhasesDone;
 use crate::exec::places::Places;
 use crate::image::store::ImageStore;
-use crate::model::Deployment;
 use crate::model::deployment::Role;
 use crate::model::imaging::BootedReport;
+use crate::model::{Deployment, HostConfig};
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
 ///
@@ -67,19 +68,46 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Calls home. The host runs its services whether somebody listens or not.
+/// How long the last pods may take to run before the rack server is told that they do not.
+const READY: Duration = Duration::from_secs(15 * 60);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Calls home: at once, and again when every container runs its pinned image. The host serves whether somebody listens or not.
 fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release) {
     let Ok(config) = host.read_config(&places.host_config) else { return };
     let Ok(observed) = docker.observe() else { return };
     let present = release.pins.images().filter(|(_, image)| observed.has_image(image));
     let images = present.map(|(_, image)| image.config).collect();
-    let ready = observe_services(docker, &places.release)
-        .is_ok_and(|containers| containers.iter().all(|c| c.running == Some(c.expected)));
-    let report = BootedReport { commit: release.pins.commit(), images, ready };
-    match call_home(&config, &report) {
-        Ok(true) => print_line("told the rack server"),
-        Ok(false) => {}
-        Err(error) => tracing::warn!(%error, "the rack server was not told"),
+    let mut report = BootedReport { commit: release.pins.commit(), images, ready: all_run(docker, places) };
+    if !tell(&config, &report) || report.ready {
+        return;
+    }
+    let began = Instant::now();
+    while began.elapsed() < READY {
+        std::thread::sleep(LOOK);
+        if all_run(docker, places) {
+            report.ready = true;
+            tell(&config, &report);
+            return;
+        }
+    }
+    tracing::warn!("not every container runs its pinned image after {} s", READY.as_secs());
+}
+
+fn all_run(docker: &Docker, places: &Places) -> bool {
+    observe_services(docker, &places.release)
+        .is_ok_and(|containers| containers.iter().all(|c| c.running == Some(c.expected)))
+}
+
+/// True when the rack server heard it.
+fn tell(config: &HostConfig, report: &BootedReport) -> bool {
+    match call_home(config, report) {
+        Ok(told) => told,
+        Err(error) => {
+            tracing::warn!(%error, "the rack server was not told");
+            false
+        }
     }
 }
 

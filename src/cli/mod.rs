@@ -50,6 +50,7 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
+    start_log();
     let outcome: Result<(), Failure> = match arguments.verb {
         Verb::Boot(arguments) => boot::run(&arguments),
         Verb::Lock(arguments) => lock::run(arguments),
@@ -67,6 +68,21 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Variable that says what is logged on stderr, as `tracing`'s filters are written; without it, warnings.
+const LOG_VARIABLE: &str = "RACKSTEP_LOG";
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .compact()
+        .init();
 }
 
 /// Prints one line of the answer on stdout.

@@ -143,6 +143,11 @@ impl MachineRecord {
         }
     }
 
+    /// The highest generation that was ever ordered or installed.
+    pub fn last_generation(&self) -> Option<u32> {
+        self.order.as_ref().map(|order| order.generation).max(self.installed)
+    }
+
     /// The order of this generation, if there is one.
     pub fn order_of(&self, generation: u32) -> Option<&Order> {
         self.order.as_ref().filter(|order| order.generation == generation)

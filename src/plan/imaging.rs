@@ -33,8 +33,12 @@ pub enum BootAnswer {
 pub fn plan_boot(host: Option<&RackHost>, record: Option<&MachineRecord>) -> BootAnswer {
     let Some(host) = host else { return BootAnswer::LeaveUnknown };
     let Some(record) = record else { return BootAnswer::Installer };
-    if record.installed == Some(host.reimage) {
+    // A generation that is over never comes back: a lowered number must not wipe what a higher one installed.
+    if record.installed >= Some(host.reimage) {
         return BootAnswer::DiskInstalled;
+    }
+    if record.last_generation() > Some(host.reimage) {
+        return BootAnswer::DiskImaged;
     }
     match record.order_of(host.reimage).map(|order| &order.state) {
         Some(OrderState::Done) => BootAnswer::DiskImaged,
@@ -83,7 +87,8 @@ fn plan_order<'i>(
         return Err(vec![format!(
             "{used}; raise reimage of {} to {} to image it again",
             host.name,
-            generation + 1
+            situation.record.and_then(MachineRecord::last_generation).unwrap_or(generation).max(generation)
+                + 1
         )]);
     }
     let disk = choose_disk(&host.disk, &inventory.disks)?;
@@ -416,6 +421,14 @@ mod tests {
         assert_eq!(plan_boot(Some(&rack1.hosts[0]), Some(&done)), BootAnswer::Installer);
         let next = plan(&rack1, Some(&done), vec![half()]).1.unwrap();
         assert_eq!(next.id, "one.1.1");
+
+        // Lowered again: neither before nor after the second imaging does the old number wipe anything.
+        let ordered = MachineRecord { order: Some(next), ..done };
+        assert_eq!(plan_boot(Some(host), Some(&ordered)), BootAnswer::DiskInstalled);
+        let fresh = MachineRecord { installed: None, ..ordered };
+        assert_eq!(plan_boot(Some(host), Some(&fresh)), BootAnswer::DiskImaged);
+        assert!(reasons(plan(&rack0, Some(&fresh), vec![half()]).0).contains("raise reimage of one to 2"));
+        let done = fresh;
         assert_eq!(plan_boot(None, Some(&done)), BootAnswer::LeaveUnknown);
     }
 }
