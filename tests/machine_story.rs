@@ -19,7 +19,7 @@ use support::story::Story;
 /// From power on to the installed host's call home. Emulated processors are slow.
 const IMAGING: Duration = Duration::from_secs(25 * 60);
 /// From a restart to all services running.
-const BOOT: Duration = Duration::from_secs(15 * 60);
+const BOOT: Duration = Duration::from_secs(25 * 60);
 
 #[test]
 fn imaged_upgraded_and_rolled_back_as_one() {
