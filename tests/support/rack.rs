@@ -154,7 +154,7 @@ impl Host<'_> {
         let is_booted = |commit| Some(commit) == status.booted;
         let booted = status.deployments.iter().find(|entry| is_booted(entry.deployment.id.commit)).unwrap();
         let keystone = status.services.iter().find(|container| container.pod == "keystone").unwrap();
-        let container = "docker ps -q -f label=io.kubernetes.pod.name=keystone -f label=io.kubernetes.container.name=keystone";
+        let container = "docker ps -q -f label=io.kubernetes.container.name=keystone";
         Observed {
             commit: booted.deployment.id.commit.to_string(),
             version: booted.deployment.version.clone().unwrap_or_default(),
