@@ -82,22 +82,19 @@ fn explain(error: ComposeError) -> Failure {
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn print(report: &Report, json: bool) {
     if json {
         let mut told = serde_json::json!(report);
         told["format"] = 1.into();
-        println!("{told:#}");
+        say!("{told:#}");
         return;
     }
     let Report { commit, follows, version, .. } = report;
     if report.unchanged {
-        println!(
-            "{follows} {version} {commit}\nnothing changed: the newest release was made from these inputs"
-        );
+        say!("{follows} {version} {commit}\nnothing changed: the newest release was made from these inputs");
         return;
     }
-    println!(
+    say!(
         "{follows} {version} {commit}\n{} packages, {} container images ({} MB)",
         report.packages,
         report.images.len(),

@@ -236,9 +236,8 @@ fn tell_plan(plan: &ImagingPlan, target: &str) {
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn tell(line: &str) {
-    println!("{line}");
+    say!("{line}");
 }
 
 /// Tells the terminal and the rack server.

@@ -55,7 +55,6 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
 fn print(arguments: &Arguments, lock: &crate::manifest::Lock, path: &std::path::Path) {
     if arguments.json {
         let images: std::collections::BTreeMap<_, _> =
@@ -64,10 +63,10 @@ fn print(arguments: &Arguments, lock: &crate::manifest::Lock, path: &std::path::
             "format": 1, "lock": path, "packages": lock.packages.len(), "package_bytes": lock.package_bytes(),
             "binaries": lock.binaries.len(), "images": images, "created": lock.created,
         });
-        println!("{told:#}");
+        say!("{told:#}");
         return;
     }
-    println!(
+    say!(
         "{}: {} packages ({} MB), {} binaries, {} images",
         path.display(),
         lock.packages.len(),

@@ -1,5 +1,10 @@
 //! The command line: one file per verb, and the only place that prints.
 
+/// Prints a formatted line of the answer on stdout.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::print_line(&format!($($text)*)) };
+}
+
 mod boot;
 mod compose;
 mod gc;
@@ -85,10 +90,10 @@ fn start_log() {
         .init();
 }
 
-/// Prints one line of the answer on stdout.
-#[allow(clippy::print_stdout)]
+/// Prints one line of the answer on stdout. Whoever reads it may have heard enough (`| head`): that ends nothing.
 fn print_line(line: &str) {
-    println!("{line}");
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints an answer as JSON on stdout.

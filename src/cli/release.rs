@@ -138,17 +138,16 @@ fn signature(error: SignatureError) -> Failure {
     Failure::new(kind, error, UNCHANGED)
 }
 
-#[allow(clippy::print_stdout)]
 fn list(repo: &Repo, json: bool) -> Result<(), Failure> {
     let releases = repo.releases().map_err(in_repo)?;
     if json {
-        println!("{:#}", serde_json::json!({ "format": JSON_FORMAT, "releases": releases }));
+        say!("{:#}", serde_json::json!({ "format": JSON_FORMAT, "releases": releases }));
         return Ok(());
     }
-    println!("{:<12} {:<16} {:<20} {:<7} {:<7} REFS", "COMMIT", "VERSION", "CREATED", "SIGNED", "PACKED");
+    say!("{:<12} {:<16} {:<20} {:<7} {:<7} REFS", "COMMIT", "VERSION", "CREATED", "SIGNED", "PACKED");
     let yes = |is: bool| if is { "yes" } else { "no" };
     for listed in releases {
-        println!(
+        say!(
             "{:<12} {:<16} {:<20} {:<7} {:<7} {}",
             listed.commit.short(),
             listed.version.as_deref().unwrap_or("-"),
@@ -161,7 +160,6 @@ fn list(repo: &Repo, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
 fn show(repo: &Repo, commit: Commit, keys: Option<&[PublicKey]>, json: bool) -> Result<(), Failure> {
     if let Some(keys) = keys {
         verify_in_repo(repo, commit, keys).map_err(signature)?;
@@ -173,57 +171,53 @@ fn show(repo: &Repo, commit: Commit, keys: Option<&[PublicKey]>, json: bool) -> 
             "format": JSON_FORMAT, "commit": commit, "version": info.version, "created": info.timestamp,
             "subject": info.subject, "refs": info.refs, "verified": keys.is_some(), "release": release,
         });
-        println!("{told:#}");
+        say!("{told:#}");
         return Ok(());
     }
     print_shown(&info, release.as_ref(), keys.is_some());
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
 fn print_shown(info: &CommitInfo, release: Option<&ReleaseInfo>, verified: bool) {
-    println!("commit    {}", info.commit);
-    println!("version   {}", info.version.as_deref().unwrap_or("-"));
-    println!("created   {}", date(info.timestamp));
-    println!("subject   {}", info.subject);
-    println!("refs      {}", info.refs.join(" "));
+    say!("commit    {}", info.commit);
+    say!("version   {}", info.version.as_deref().unwrap_or("-"));
+    say!("created   {}", date(info.timestamp));
+    say!("subject   {}", info.subject);
+    say!("refs      {}", info.refs.join(" "));
     if verified {
-        println!("signature good");
+        say!("signature good");
     }
     for (key, value) in &info.metadata {
         if let MetaValue::Text(text) = value
             && key != "version"
         {
-            println!("{key:<9} {text}");
+            say!("{key:<9} {text}");
         }
     }
     if let Some(release) = release {
-        println!("kernel    {}", release.kernel);
-        println!("packages  {}", release.packages.len());
-        println!("services  {}", release.services.join(" "));
+        say!("kernel    {}", release.kernel);
+        say!("packages  {}", release.packages.len());
+        say!("services  {}", release.services.join(" "));
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn keygen(file: &std::path::Path) -> Result<(), Failure> {
     let key = SecretKey::generate().map_err(|error| Failure::new(Kind::Failed, error, "no key written"))?;
     let public = key.save(file).map_err(signature)?;
-    println!("{}", key.public().render());
+    say!("{}", key.public().render());
     tracing::info!(secret = %file.display(), public = %public.display(), "key pair written");
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
 fn sign(repo: &Repo, commit: Commit, key: &SecretKey) -> Result<(), Failure> {
     if sign_commit(repo, commit, key).map_err(signature)? {
-        println!("{commit} signed by {}", key.public().render());
+        say!("{commit} signed by {}", key.public().render());
     } else {
-        println!("{commit} was signed by {} already", key.public().render());
+        say!("{commit} was signed by {} already", key.public().render());
     }
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
 fn pack(
     repo: &Repo,
     to: Commit,
@@ -237,7 +231,7 @@ fn pack(
             |error: PackError| Failure::new(Kind::Failed, error, "the packs before this one are published");
         let report = write_pack(repo, to, from, key, options, &progress).map_err(failed)?;
         let against = from.map_or_else(|| "whole".to_owned(), |from| format!("from {}", from.short()));
-        println!(
+        say!(
             "{} {against}: {} bytes, {} objects, {} shards{}",
             to.short(),
             report.index.bytes,

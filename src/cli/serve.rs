@@ -96,9 +96,8 @@ async fn interrupted() {
     }
 }
 
-#[allow(clippy::print_stdout)]
 fn print_rack(rack: &Rack) {
-    println!(
+    say!(
         "rack {}: {} hosts on {} ({})",
         rack.name,
         rack.hosts.len(),
@@ -114,11 +113,10 @@ fn print_rack(rack: &Rack) {
             .unwrap_or_default();
         let address = host.address.map_or("by DHCP".to_owned(), |address| address.to_string());
         let release = rack.profiles.get(&host.profile).map_or("", |profile| profile.release.as_str());
-        println!("  {:<20} {selector:<36} {address:<18} {} ({release})", host.name, host.profile);
+        say!("  {:<20} {selector:<36} {address:<18} {} ({release})", host.name, host.profile);
     }
 }
 
-#[allow(clippy::print_stdout)]
 async fn print_events(mut receiver: UnboundedReceiver<RackEvent>) {
     let mut last_progress: BTreeMap<(String, String), Instant> = BTreeMap::new();
     while let Some(event) = receiver.recv().await {
@@ -129,7 +127,7 @@ async fn print_events(mut receiver: UnboundedReceiver<RackEvent>) {
             }
             last_progress.insert(key, Instant::now());
         }
-        println!("{}", render_event(&event, seconds_of_day()));
+        say!("{}", render_event(&event, seconds_of_day()));
     }
 }
 
