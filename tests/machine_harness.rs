@@ -1,4 +1,5 @@
 //! The harness for machine tests, tried on a kernel and a shell script: console, network, power.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 //! 5. with the rack server stopped, `rollback` and a reboot give the first release back, all of it.
 //!
 //! Ends with a table of what was seen. `make demo` shows it; needs root.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod support;
 

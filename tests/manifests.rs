@@ -1,4 +1,5 @@
 //! The service definitions that we ship: they load, agree with themselves, and their images' entry point does its work.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

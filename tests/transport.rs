@@ -109,9 +109,9 @@ fn assert_nothing_left_behind(repo: &Repo) {
         let entries = fs::read_dir(repo.path().join(path)).unwrap();
         entries.map(|e| e.unwrap().path()).filter(|p| p.to_string_lossy().contains(part)).collect()
     };
-    assert_eq!(in_dir("tmp", "rackstep-"), [PathBuf::new(); 0]);
-    assert_eq!(in_dir("state", ".shards"), [PathBuf::new(); 0]);
-    assert_eq!(in_dir("state", ".commitpartial"), [PathBuf::new(); 0]);
+    assert_eq!(in_dir("tmp", "rackstep-"), Vec::<PathBuf>::new());
+    assert_eq!(in_dir("state", ".shards"), Vec::<PathBuf>::new());
+    assert_eq!(in_dir("state", ".commitpartial"), Vec::<PathBuf>::new());
 }
 
 /// No ref, and whatever is there is sound: the commit is at most marked partial.
