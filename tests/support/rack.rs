@@ -167,7 +167,7 @@ impl Host<'_> {
     }
 
     fn keystone_answers(&self) -> bool {
-        self.ssh.run("curl -sf http://127.0.0.1:5000/v3").is_ok_and(|output| output.status.success())
+        self.ssh.run("curl -sf -m 20 http://127.0.0.1:5000/v3").is_ok_and(|output| output.status.success())
     }
 
     /// Asks keystone's API for a token with the administrator's password; it must be issued.
