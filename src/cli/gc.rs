@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::host::{HostArguments, NOTHING_CHANGED};
+use super::host::{NOTHING_CHANGED, PlanArguments};
 use super::{Failure, Kind, print_json, print_line};
 use crate::exec::gc;
 use crate::model::Digest;
@@ -15,14 +15,8 @@ use crate::plan::reap::{Plan, plan_reap};
 /// bring to Docker are not touched.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Show the plan and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    host: HostArguments,
+    plan: PlanArguments,
 }
 
 /// `--json`, format 1.
@@ -37,23 +31,19 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let sysroot = if arguments.dry_run {
-        arguments.host.open_sysroot()?
-    } else {
-        arguments.host.open_sysroot_alone()?
-    };
-    let docker = arguments.host.connect_docker()?;
+    let sysroot = arguments.plan.open_sysroot()?;
+    let docker = arguments.plan.host.connect_docker()?;
     let found =
         gc::observe(&sysroot, &docker).map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     let plan = plan_reap(&found);
     let mut reaped = gc::Reaped::default();
-    if !arguments.dry_run {
+    if !arguments.plan.dry_run {
         reaped = gc::run(&sysroot, &docker, &plan).map_err(|error| {
             let state = "every deployment and its images are as they were; more may be left to remove";
             Failure::new(Kind::Failed, error, state)
         })?;
     }
-    if arguments.json {
+    if arguments.plan.json {
         let gc::Reaped { images, in_use, freed } = &reaped;
         let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed };
         return print_json(&answer);
@@ -66,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         print_line(&format!("container image {} stays: a container uses it", &image.hex()[..12]));
     }
     let (images, freed) = (reaped.images.len(), reaped.freed);
-    print_line(&if arguments.dry_run {
+    print_line(&if arguments.plan.dry_run {
         format!("state: {NOTHING_CHANGED}")
     } else {
         format!("state: {images} container images removed, {freed} bytes freed in the repo")

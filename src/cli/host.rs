@@ -25,6 +25,27 @@ pub struct HostArguments {
     pub host_config: Option<PathBuf>,
 }
 
+/// What the verbs share that plan first and then act.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArguments {
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which host.
+    #[command(flatten)]
+    pub host: HostArguments,
+}
+
+impl PlanArguments {
+    /// Opens the sysroot: to look at it, or with the lock that keeps other programs from changing it meanwhile.
+    pub fn open_sysroot(&self) -> Result<Sysroot, Failure> {
+        if self.dry_run { self.host.open_sysroot() } else { self.host.open_sysroot_alone() }
+    }
+}
+
 /// What every failure says of the host when nothing was changed.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
+use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
@@ -20,14 +20,8 @@ pub struct Arguments {
     /// Restart the host afterwards.
     #[arg(long)]
     reboot: bool,
-    /// Show the plan and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    host: HostArguments,
+    plan: PlanArguments,
 }
 
 /// `--json`, format 1.
@@ -41,11 +35,7 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let sysroot = if arguments.dry_run {
-        arguments.host.open_sysroot()?
-    } else {
-        arguments.host.open_sysroot_alone()?
-    };
+    let sysroot = arguments.plan.open_sysroot()?;
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let (plan, way_back) = plan_rollback(&deployments, arguments.reboot);
@@ -53,15 +43,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
     let mut imported = Vec::new();
-    if !arguments.dry_run && !plan.steps.is_empty() {
-        let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
-        let docker = arguments.host.connect_docker()?;
+    if !arguments.plan.dry_run && !plan.steps.is_empty() {
+        let config =
+            arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
+        let docker = arguments.plan.host.connect_docker()?;
         let progress = Terminal::default();
         let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
         imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;
     }
     let state = state_line(&sysroot);
-    if arguments.json {
+    if arguments.plan.json {
         return print_json(&Answer { format: 1, plan: &plan, imported, state });
     }
     print_plan(&plan);

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::host::{HostArguments, NOTHING_CHANGED, state_line, upgrade_failure};
+use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
 use crate::engine::sysroot::Sysroot;
@@ -29,14 +29,8 @@ pub struct Arguments {
     /// Restart the host afterwards; needs --commit.
     #[arg(long, requires = "commit")]
     reboot: bool,
-    /// Show the plan and change nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    host: HostArguments,
+    plan: PlanArguments,
 }
 
 /// `--json`, format 1.
@@ -52,14 +46,10 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let sysroot = if arguments.dry_run {
-        arguments.host.open_sysroot()?
-    } else {
-        arguments.host.open_sysroot_alone()?
-    };
+    let sysroot = arguments.plan.open_sysroot()?;
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
-    let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments))?;
+    let config = arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
     let name = arguments.revision.as_deref();
     let commit = resolve_here_or_there(&config, name, &deployments)?;
     // On a sysroot that nothing runs from, what the next boot takes stands for it.
@@ -80,9 +70,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let target = Target { commit, created, repo: config.repo.clone() };
     let plan =
         plan_upgrade(&deployments, runs.and_then(|runs| sysroot.created(runs.id.commit)), &target, request);
-    if arguments.dry_run || plan.steps.is_empty() {
+    if arguments.plan.dry_run || plan.steps.is_empty() {
         let state = state_line(&sysroot);
-        if arguments.json {
+        if arguments.plan.json {
             print_json(&Answer {
                 format: 1,
                 plan: &plan,
@@ -97,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         return refuse(&plan);
     }
-    let docker = arguments.host.connect_docker()?;
+    let docker = arguments.plan.host.connect_docker()?;
     let progress = Terminal::default();
     let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
     let done = run_plan(&host, &plan, None).map_err(fail)?;
@@ -105,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         (true, _) => state_line(&sysroot),
         (false, _) => format!("release {} prepared; {}", commit.short(), state_line(&sysroot)),
     };
-    if arguments.json {
+    if arguments.plan.json {
         return print_json(&Answer {
             format: 1,
             plan: &plan,

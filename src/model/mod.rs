@@ -1,5 +1,6 @@
 //! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
 
+pub mod causes;
 pub mod commit;
 pub mod deployment;
 pub mod digest;

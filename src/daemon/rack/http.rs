@@ -19,6 +19,7 @@ use super::records::Records;
 use super::view::{RackView, render_page};
 use super::{RackError, RackEvent, RackOptions, Teller, now};
 use crate::model::Commit;
+use crate::model::causes::in_one_line;
 use crate::model::imaging::{BootedReport, ImagingAnswer, Inventory, MachineEvent};
 use crate::model::machine::MachineRecord;
 use crate::model::rack::{AddressWithPrefix, Mac, Rack, RackHost};
@@ -65,19 +66,8 @@ impl From<RackError> for Trouble {
 
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
-        (StatusCode::INTERNAL_SERVER_ERROR, chain(&self.0) + "\n").into_response()
+        (StatusCode::INTERNAL_SERVER_ERROR, in_one_line(&self.0) + "\n").into_response()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Runs what blocks (repo, records) away from the threads that serve.
@@ -152,7 +142,7 @@ impl RackServer {
                     Ok(script)
                 }
                 Err(error) => {
-                    disk("failed", format!("no release to image {} with: {}", host.name, chain(&error)))
+                    disk("failed", format!("no release to image {} with: {}", host.name, in_one_line(&error)))
                 }
             },
         }

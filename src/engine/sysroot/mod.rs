@@ -224,7 +224,6 @@ impl Sysroot {
                 path: self.inner.deployment_dirpath(&raw).to_string(),
             });
         }
-        // Waiting to boot into what is also the way back: after `rollback`, before the reboot, the list has one of each.
         Ok(deployments)
     }
 

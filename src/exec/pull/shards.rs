@@ -20,6 +20,7 @@ use crate::engine::fetch::{ATTEMPTS, Body, FetchError, pause_before};
 use crate::engine::repo::gvariant::FileHeader;
 use crate::engine::repo::{Batch, Content, Repo, RepoError, Staging, write_atomically};
 use crate::engine::signature::verify_bytes;
+use crate::model::causes::in_one_line;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
 use crate::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
 use crate::pack::record::{Record, RecordKind, RecordReader};
@@ -192,19 +193,7 @@ fn get(remote: &Remote, path: &str) -> Result<Option<Vec<u8>>, ShardError> {
 }
 
 fn refused(error: &dyn std::error::Error) -> ShardError {
-    ShardError::Refused(explain(error))
-}
-
-/// An error with its causes in one line: it goes into a report, not up the stack.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    ShardError::Refused(in_one_line(error))
 }
 
 fn require_room(repo: &Repo, commit: Commit, shards: &[&Shard]) -> Result<(), PullError> {
@@ -321,7 +310,7 @@ fn unpack(
         while let Some(record) = records.next_record().map_err(broken)? {
             take_record(record, &mut records, batch, repo).map_err(|error| match error {
                 RepoError::Io { .. } | RepoError::DiskFull { .. } => ShardError::Repo(error),
-                other => ShardError::Refused(format!("shard {}: {}", shard.digest, explain(&other))),
+                other => ShardError::Refused(format!("shard {}: {}", shard.digest, in_one_line(&other))),
             })?;
             objects += 1;
         }
