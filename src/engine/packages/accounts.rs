@@ -4,7 +4,7 @@
 //! outlives a release: what `systemd-network` wrote under one release must not belong to `messagebus` in the next.
 //!
 //! 1. every id of the dynamic range must be in the treefile; 2. what has another id gets the fixed one, in the account
-//! files and on every file of the tree.
+//!    files and on every file of the tree.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
