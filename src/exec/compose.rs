@@ -219,11 +219,13 @@ fn read_inputs(request: &Request<'_>, cache: &Cache) -> Result<Read, ComposeErro
         programs: digests,
         host_files,
         settings: format!(
-            "{}\n{:?}\n{:?}\n{:?}",
+            "{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
             host::recipe(),
             treefile.units,
             treefile.initramfs,
-            treefile.kernel_arguments
+            treefile.kernel_arguments,
+            treefile.users,
+            treefile.groups
         ),
         services: service_digests,
         images: lock.images.iter().map(|(name, image)| (name.clone(), image.config)).collect(),

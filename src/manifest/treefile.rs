@@ -29,6 +29,8 @@ struct Fragment {
     packages: Vec<String>,
     binaries: Vec<Binary>,
     files: Option<String>,
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
     units: Units,
     postprocess: Vec<String>,
     initramfs: Initramfs,
@@ -97,6 +99,10 @@ pub struct Treefile {
     pub binaries: Vec<Binary>,
     /// Trees of files laid over the packages, in order.
     pub files: Vec<PathBuf>,
+    /// Ids of the users that packages make; with `groups`: every one of them, or none.
+    pub users: BTreeMap<String, u32>,
+    /// Ids of the groups that packages make.
+    pub groups: BTreeMap<String, u32>,
     /// systemd units.
     pub units: Units,
     /// Scripts run in the tree, in order.
@@ -288,6 +294,8 @@ impl Merged {
             packages: last_requests(fragment.packages),
             binaries: last_of_each(fragment.binaries),
             files,
+            users: fragment.users,
+            groups: fragment.groups,
             units: fragment.units,
             postprocess,
             initramfs: fragment.initramfs,
@@ -308,6 +316,8 @@ impl Fragment {
         self.suites.extend(over.suites);
         self.packages.extend(over.packages);
         self.binaries.extend(over.binaries);
+        self.users.extend(over.users);
+        self.groups.extend(over.groups);
         self.units.enable.extend(over.units.enable);
         self.units.disable.extend(over.units.disable);
         self.units.mask.extend(over.units.mask);

@@ -37,3 +37,6 @@ pub use volume::{Volume, VolumePolicy, VolumeSet};
 
 /// Where a release keeps its own files, below the root of the tree.
 pub const RELEASE_DIR: &str = "usr/lib/rackstep";
+
+/// File in [`RELEASE_DIR`]: the kernel arguments that a release brings, a JSON list.
+pub const KERNEL_ARGUMENTS: &str = "kernel-arguments.json";
