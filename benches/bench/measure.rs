@@ -41,6 +41,7 @@ pub fn step(arguments: &[&str]) -> Outcome<Measured> {
     let what = arguments.first().copied().unwrap_or_default();
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("step").args(arguments).stdout(Stdio::piped());
+    settle();
     let (begin, cpu) = (Instant::now(), cpu_of_children());
     let output = command.spawn()?.wait_with_output()?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -61,6 +62,7 @@ pub fn step(arguments: &[&str]) -> Outcome<Measured> {
 
 /// Runs a neighbour's command.
 pub fn peer(what: &str, command: &mut Command) -> Outcome<Measured> {
+    settle();
     let (begin, cpu) = (Instant::now(), cpu_of_children());
     let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let output = output.wait_with_output()?;
@@ -78,6 +80,11 @@ pub fn peer(what: &str, command: &mut Command) -> Outcome<Measured> {
     };
     tell(&measured);
     Ok(measured)
+}
+
+/// Writes out what earlier runs left in memory: nobody pays for another's bytes.
+fn settle() {
+    rustix::fs::sync();
 }
 
 fn tell(measured: &Measured) {

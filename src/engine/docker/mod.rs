@@ -17,6 +17,7 @@ mod observe;
 pub mod orphans;
 mod proof;
 mod protect;
+mod queue;
 mod repair;
 mod run;
 mod sync;
