@@ -103,6 +103,11 @@ fn upgrade_and_rollback() {
     assert_eq!(committed.succeeded().state(), format!("next boot: release 2.0.0 ({short})"));
     host.assert_bootable(&[two.commit, one.commit]);
     host.assert_repo_sound();
+    // A release brings its own kernel arguments and takes away only those.
+    assert_eq!(
+        host.kernel_arguments(),
+        ["root=UUID=1 rw quiet release=2 console=ttyS0", "root=UUID=1 rw quiet release=1 console=ttyS0"]
+    );
     // What the host is called came along.
     assert!(host.bootable()[0].1.join("etc/rackstep/host.json").exists());
     untouched(&host, || {
@@ -271,6 +276,15 @@ fn releases_that_are_refused() {
         });
     }
     assert!(!host.images().contains(&five.image("service").config.to_string()));
+
+    // A release that may not follow this one.
+    releases.release(&Recipe { upgrade_from: vec!["5.0.0".into()], ..Recipe::version(6) }, Some(&key));
+    for arguments in [&["--commit"][..], &["6.0.0"]] {
+        unchanged(&host, &two, || {
+            host.run("upgrade", arguments)
+                .failed_with(3, &["upgrades from 5.0.0, not from 2.0.0", "state: next boot: release 2.0.0"]);
+        });
+    }
 
     // Older than what runs: only by name.
     let one = releases.release(&Recipe::version(1), Some(&key));

@@ -28,7 +28,7 @@ pub use report::{Failure, Kind};
 
 /// One ostree commit carries a host's operating system and the services that run on it.
 #[derive(Debug, Parser)]
-#[command(name = "rackstep", version, about, propagate_version = true)]
+#[command(name = "rackstep", version, about, propagate_version = true, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -36,18 +36,31 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Boot(boot::Arguments),
     Lock(lock::Arguments),
     Compose(compose::Arguments),
-    Install(install::Arguments),
     Release(release::Arguments),
     Serve(serve::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
-    Gc(gc::Arguments),
     Status(status::Arguments),
     Verify(verify::Arguments),
+    Gc(gc::Arguments),
+    Install(install::Arguments),
+    Boot(boot::Arguments),
 }
+
+const EXAMPLES: &str = "\
+Make a release:      rackstep lock host.yaml && rackstep compose host.yaml --repo /srv/repo
+Image a rack:        rackstep serve --rack rack.yaml
+Upgrade this host:   rackstep upgrade             look, fetch and verify; the next boot stays as it is
+                     rackstep upgrade --commit --reboot
+And back:            rackstep rollback --reboot   needs no network
+What runs here:      rackstep status
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep";
+
+/// What BSD's sysexits(3) calls EX_SOFTWARE.
+const BUG: u8 = 70;
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
 pub fn run() -> ExitCode {
@@ -56,22 +69,30 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     start_log();
-    let outcome: Result<(), Failure> = match arguments.verb {
-        Verb::Boot(arguments) => boot::run(&arguments),
+    // A panic has said where it happened; the state on the disk is right at every instant, so nothing is to be undone.
+    match std::panic::catch_unwind(|| dispatch(arguments.verb)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        Err(_panic) => {
+            eprintln!("rackstep: this is a bug; please report the lines above");
+            ExitCode::from(BUG)
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<(), Failure> {
+    match verb {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
-        Verb::Install(arguments) => install::run(arguments),
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
-        Verb::Gc(arguments) => gc::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Verb::Gc(arguments) => gc::run(&arguments),
+        Verb::Install(arguments) => install::run(arguments),
+        Verb::Boot(arguments) => boot::run(&arguments),
     }
 }
 

@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let sysroot = arguments.plan.open_sysroot()?;
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
-    let (plan, way_back) = plan_rollback(&deployments, arguments.reboot);
+    let (plan, way_back) = plan_rollback(&deployments, |commit| sysroot.created(commit), arguments.reboot);
     if plan.reason == Reason::NoRollback {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }

@@ -8,6 +8,8 @@ pub mod firmware;
 pub mod grub;
 pub mod machine;
 pub mod packages;
+pub mod registry;
 pub mod repo;
 pub mod signature;
 pub mod sysroot;
+pub mod tls;

@@ -157,6 +157,7 @@ mod tests {
             trusted_keys: Vec::new(),
             rack_server: None,
             mac: None,
+            kernel_arguments: vec![],
         }
     }
 

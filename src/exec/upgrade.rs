@@ -20,6 +20,7 @@ use crate::exec::pull::{PullError, PullReport, PullRequest, pull};
 use crate::image::store::ImageStore;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
+use crate::plan::arguments;
 use crate::plan::upgrade::{Plan, Step};
 
 /// The engines that a plan runs against.
@@ -81,6 +82,27 @@ pub enum UpgradeError {
         #[source]
         source: PinsError,
     },
+    /// The release may not follow what the host has.
+    #[error("release {commit} ({version}) upgrades from {}, not from {found}", from.join(", "))]
+    NotFrom {
+        /// The commit.
+        commit: Commit,
+        /// Its version.
+        version: String,
+        /// What it upgrades from.
+        from: Vec<String>,
+        /// The version that the host has.
+        found: String,
+    },
+    /// The kernel arguments that a release brings could not be read.
+    #[error("reading the kernel arguments of release {commit}")]
+    Arguments {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
     /// A file of the checkout could not be read.
     #[error("reading {path}")]
     Read {
@@ -108,7 +130,7 @@ impl UpgradeError {
     /// Whether a check said no, as against something that did not work.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Verify(VerifyError::Bad { .. }) => true,
+            Self::Verify(VerifyError::Bad { .. }) | Self::NotFrom { .. } => true,
             Self::Pull { source, .. } => source.is_refusal(),
             Self::Import(source) => source.is_refusal(),
             _ => false,
@@ -183,8 +205,7 @@ impl Run<'_> {
     }
 
     fn pull(&mut self, commit: Commit, from: &str) -> Result<(), UpgradeError> {
-        let path = self.host.sysroot.repo_path();
-        let repo = Repo::open(&path).map_err(|source| UpgradeError::Repo { path, source })?;
+        let repo = self.repo()?;
         let keys = trusted_keys(self.host.config)?;
         // The ref protects the objects until they are deployed.
         let reference = Some(PREPARED_REF.to_owned());
@@ -197,15 +218,61 @@ impl Run<'_> {
 
     fn stage(&mut self, commit: Commit) -> Result<(), UpgradeError> {
         let sysroot = self.host.sysroot;
+        let merge = sysroot.merge_source()?;
+        if let Some((old, _)) = &merge {
+            self.require_path(*old, commit)?;
+        }
         self.host.progress.begin("check out", None);
         let staged = match sysroot.staged_locked(commit)? {
             Some(staged) => staged,
-            None => sysroot.stage_locked(commit, &self.host.config.follows)?,
+            None => {
+                sysroot.stage_locked(commit, &self.host.config.follows, &self.arguments(merge, commit)?)?
+            }
         };
         self.host.progress.end("");
         self.checkout = Some(staged.path().to_owned());
         self.staged = Some(staged);
         Ok(())
+    }
+
+    /// A release may tell which ones it upgrades from; the same version again is always fine.
+    fn require_path(&self, old: Commit, new: Commit) -> Result<(), UpgradeError> {
+        let repo = self.repo()?;
+        let info = |commit| {
+            repo.release_info(commit)
+                .map_err(|source| UpgradeError::Repo { path: repo.path().to_owned(), source })
+        };
+        let Some(new_info) = info(new)? else { return Ok(()) };
+        let found = info(old)?.map_or_else(|| "an unknown release".to_owned(), |old| old.version);
+        let from = new_info.upgrade_from;
+        if from.is_empty() || from.contains(&found) || new_info.version == found {
+            return Ok(());
+        }
+        Err(UpgradeError::NotFrom { commit: new, version: new_info.version, from, found })
+    }
+
+    /// Kernel arguments of the release that is to follow.
+    fn arguments(
+        &self,
+        merge: Option<(Commit, Vec<String>)>,
+        commit: Commit,
+    ) -> Result<Vec<String>, UpgradeError> {
+        let Some((old, current)) = merge else { return Ok(Vec::new()) };
+        let repo = self.repo()?;
+        let brought = |commit| {
+            repo.kernel_arguments(commit).map_err(|source| UpgradeError::Arguments { commit, source })
+        };
+        Ok(arguments::following(
+            &current,
+            &brought(old)?,
+            &brought(commit)?,
+            &self.host.config.kernel_arguments,
+        ))
+    }
+
+    fn repo(&self) -> Result<Repo, UpgradeError> {
+        let path = self.host.sysroot.repo_path();
+        Repo::open(&path).map_err(|source| UpgradeError::Repo { path, source })
     }
 
     fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::service::ImageSource;
-use super::{InputError, Place, SourceText};
+use super::{ImageSource, InputError, Origin, Place, SourceText};
 use crate::model::{Digest, Ref};
 
 /// How deep fragments may include each other: deeper is a circle.
@@ -30,6 +29,8 @@ struct Fragment {
     packages: Vec<String>,
     binaries: Vec<Binary>,
     files: Option<String>,
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
     units: Units,
     postprocess: Vec<String>,
     initramfs: Initramfs,
@@ -98,6 +99,10 @@ pub struct Treefile {
     pub binaries: Vec<Binary>,
     /// Trees of files laid over the packages, in order.
     pub files: Vec<PathBuf>,
+    /// Ids of the users that packages make; with `groups`: every one of them, or none.
+    pub users: BTreeMap<String, u32>,
+    /// Ids of the groups that packages make.
+    pub groups: BTreeMap<String, u32>,
     /// systemd units.
     pub units: Units,
     /// Scripts run in the tree, in order.
@@ -108,8 +113,8 @@ pub struct Treefile {
     pub kernel_arguments: Vec<String>,
     /// Directories of service definitions.
     pub services: Vec<PathBuf>,
-    /// Recipes of container images: of images that no service names, or instead of a service's own.
-    pub images: BTreeMap<String, PathBuf>,
+    /// Container images that no service names, or from elsewhere than a service says.
+    pub images: BTreeMap<String, Origin>,
     /// Versions that may be upgraded to this one; empty: any.
     pub upgrade_from: Vec<String>,
     /// Every file that was read, the named one last.
@@ -165,13 +170,11 @@ impl Treefile {
                 }
             }
         }
-        for (name, recipe) in &self.images {
-            if !recipe.is_file() {
-                return Err(self.error(
-                    "images",
-                    name,
-                    format!("images: {name}: recipe {} does not exist", recipe.display()),
-                ));
+        for (name, origin) in &self.images {
+            if let Some(path) = origin.missing_file() {
+                let what = if matches!(origin, Origin::Recipe(_)) { "recipe" } else { "image source" };
+                let message = format!("images: {name}: {what} {} does not exist", path.display());
+                return Err(self.error("images", name, message));
             }
         }
         Ok(())
@@ -206,7 +209,7 @@ struct Merged {
     files: Vec<PathBuf>,
     postprocess: Vec<PathBuf>,
     services: Vec<PathBuf>,
-    images: BTreeMap<String, PathBuf>,
+    images: BTreeMap<String, Origin>,
     sources: Vec<SourceText>,
 }
 
@@ -240,7 +243,9 @@ impl Merged {
         self.postprocess.extend(under(&fragment.postprocess));
         self.services.extend(under(&fragment.services));
         for (name, image) in &fragment.images {
-            self.images.insert(name.clone(), normalize(&base.join(&image.recipe)));
+            let origin = image.origin(base);
+            let wrong = |message| source.error("images", name, format!("images: {name}: {message}"));
+            self.images.insert(name.clone(), origin.map_err(wrong)?.map_path(normalize));
         }
         self.sources.push(source);
         self.fragment.lay_over(fragment);
@@ -289,6 +294,8 @@ impl Merged {
             packages: last_requests(fragment.packages),
             binaries: last_of_each(fragment.binaries),
             files,
+            users: fragment.users,
+            groups: fragment.groups,
             units: fragment.units,
             postprocess,
             initramfs: fragment.initramfs,
@@ -309,6 +316,8 @@ impl Fragment {
         self.suites.extend(over.suites);
         self.packages.extend(over.packages);
         self.binaries.extend(over.binaries);
+        self.users.extend(over.users);
+        self.groups.extend(over.groups);
         self.units.enable.extend(over.units.enable);
         self.units.disable.extend(over.units.disable);
         self.units.mask.extend(over.units.mask);
@@ -459,6 +468,10 @@ mod tests {
             ("name: x\nref: a/b\n".into(), "t.yaml: key `version` is missing"),
             ("# nothing\n".into(), "t.yaml: key `name` is missing"),
             (format!("{BASE}include: [no.yaml]\n"), "t.yaml:5:11: cannot read no.yaml: entity not found"),
+            (
+                format!("{BASE}images:\n  k: {{source: 'registry:Q'}}\n"),
+                "t.yaml:6:3: images: k: source \"registry:Q\": \"library/Q\" is not the name of a repository",
+            ),
             (format!("{BASE}include: [t.yaml]\n"), "t.yaml:5:11: include: t.yaml includes itself"),
             (
                 format!("{BASE}binaries:\n- {{name: k, version: v1, source: 'go:x', install: /opt/k}}\n"),

@@ -31,6 +31,9 @@ pub struct HostConfig {
     /// Base URL of the rack server that imaged it, to call home to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rack_server: Option<String>,
+    /// Kernel arguments that are this host's own, whatever its release brings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_arguments: Vec<String>,
     /// MAC address by which the rack server knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,

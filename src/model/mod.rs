@@ -5,6 +5,7 @@ pub mod commit;
 pub mod deployment;
 pub mod digest;
 pub mod host;
+pub mod image_ref;
 pub mod imaging;
 pub mod journal;
 pub mod machine;
@@ -23,6 +24,7 @@ pub use commit::{Commit, DeploymentId, Ref};
 pub use deployment::Deployment;
 pub use digest::Digest;
 pub use host::HostConfig;
+pub use image_ref::ImageRef;
 pub use journal::{PhaseJournal, PhaseRecord};
 pub use object::{ObjectKind, ObjectName};
 pub use package::{Archive, Package};
@@ -35,3 +37,6 @@ pub use volume::{Volume, VolumePolicy, VolumeSet};
 
 /// Where a release keeps its own files, below the root of the tree.
 pub const RELEASE_DIR: &str = "usr/lib/rackstep";
+
+/// File in [`RELEASE_DIR`]: the kernel arguments that a release brings, a JSON list.
+pub const KERNEL_ARGUMENTS: &str = "kernel-arguments.json";

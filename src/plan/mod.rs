@@ -1,5 +1,6 @@
 //! Pure planners: what was observed goes in, what will be done and why comes out. No I/O, no clock.
 
+pub mod arguments;
 pub mod boot;
 pub mod compose;
 pub mod imaging;

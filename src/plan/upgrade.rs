@@ -83,6 +83,8 @@ pub enum Reason {
     Rollback,
     /// An upgrade waits for the reboot; it is called off.
     CallOff,
+    /// The next boot is newer than what runs, which was chosen at the boot loader; what runs stays.
+    BootedByHand,
     /// There is no other release to go back to.
     NoRollback,
 }
@@ -104,6 +106,7 @@ impl fmt::Display for Reason {
             Self::CallOff => {
                 "the upgrade that waits for a reboot is called off: what runs becomes the next boot again"
             }
+            Self::BootedByHand => "the older release was booted by hand: it becomes the next boot again",
             Self::NoRollback => "there is no previous release on this host",
         })
     }
@@ -195,8 +198,13 @@ pub fn plan_upgrade(
 /// Plans `rollback`, from what is on the host.
 ///
 /// An upgrade that waits for the reboot is called off: what runs becomes the next boot again. A rollback that waits for
-/// the reboot stays as it is, so that saying it twice is not a way forward.
-pub fn plan_rollback(deployments: &[Deployment], reboot: bool) -> (Plan, Option<DeploymentId>) {
+/// the reboot stays as it is, so that saying it twice is not a way forward. Where somebody booted the older entry by hand,
+/// because the newer release is bad, what runs becomes the next boot: `created` tells which is newer, in seconds since 1970.
+pub fn plan_rollback(
+    deployments: &[Deployment],
+    created: impl Fn(Commit) -> Option<u64>,
+    reboot: bool,
+) -> (Plan, Option<DeploymentId>) {
     let reboot = reboot.then_some(Step::Reboot);
     let by_role = |role| deployments.iter().find(move |deployment| deployment.role == role);
     let back_to = |target: &Deployment, reason| {
@@ -207,6 +215,9 @@ pub fn plan_rollback(deployments: &[Deployment], reboot: bool) -> (Plan, Option<
     };
     match (by_role(Role::Staged), by_role(Role::Pending), by_role(Role::Booted)) {
         (Some(_), _, Some(booted)) => back_to(booted, Reason::CallOff),
+        (None, Some(pending), Some(booted)) if created(pending.id.commit) > created(booted.id.commit) => {
+            back_to(booted, Reason::BootedByHand)
+        }
         (None, Some(pending), Some(_)) => {
             let steps = reboot.into_iter().collect();
             (Plan { target: Some(pending.id.commit), reason: Reason::AlreadyNextBoot, steps }, None)
@@ -238,6 +249,11 @@ mod tests {
 
     fn target(letter: char, created: u64) -> Target {
         Target { commit: commit(letter), created: Some(created), repo: "http://repo".into() }
+    }
+
+    /// Later letters are younger.
+    fn age(commit: Commit) -> Option<u64> {
+        commit.hex().bytes().next().map(u64::from)
     }
 
     const PREPARE: UpgradeRequest = UpgradeRequest { commit: false, reboot: false, by_name: false };
@@ -303,7 +319,7 @@ mod tests {
     #[test]
     fn rollback_goes_to_what_follows_the_booted_release() {
         let now = [deployment('b', Role::Booted, true), deployment('a', Role::Rollback, false)];
-        let (plan, id) = plan_rollback(&now, false);
+        let (plan, id) = plan_rollback(&now, age, false);
         assert_eq!(id.map(|id| id.commit), Some(commit('a')));
         assert_eq!(plan.steps.last(), Some(&Step::Flip { commit: commit('a') }));
     }
@@ -315,16 +331,25 @@ mod tests {
             deployment('b', Role::Booted, false),
             deployment('a', Role::Rollback, false),
         ];
-        let (plan, id) = plan_rollback(&now, false);
+        let (plan, id) = plan_rollback(&now, age, false);
         assert_eq!(plan.reason, Reason::CallOff);
         assert_eq!(id.map(|id| id.commit), Some(commit('b')));
     }
 
     #[test]
+    fn an_older_release_that_was_booted_by_hand_stays() {
+        let now = [deployment('b', Role::Pending, true), deployment('a', Role::Booted, false)];
+        let (plan, id) = plan_rollback(&now, age, false);
+        assert_eq!(plan.reason, Reason::BootedByHand);
+        assert_eq!(id.map(|id| id.commit), Some(commit('a')));
+        assert_eq!(plan.steps.last(), Some(&Step::Flip { commit: commit('a') }));
+    }
+
+    #[test]
     fn rollback_twice_is_told_so() {
         let now = [deployment('a', Role::Pending, true), deployment('b', Role::Booted, false)];
-        assert_eq!(plan_rollback(&now, false).0.reason, Reason::AlreadyNextBoot);
+        assert_eq!(plan_rollback(&now, age, false).0.reason, Reason::AlreadyNextBoot);
         let alone = [deployment('a', Role::Booted, true)];
-        assert_eq!(plan_rollback(&alone, true).0, Plan::nothing(None, Reason::NoRollback));
+        assert_eq!(plan_rollback(&alone, age, true).0, Plan::nothing(None, Reason::NoRollback));
     }
 }

@@ -37,11 +37,20 @@ pub struct Recipe {
     pub layer: usize,
     /// Is a file of the service's own layer changed after the images were pinned?
     pub wrong_layer: bool,
+    /// Versions that it upgrades from; none: any.
+    pub upgrade_from: Vec<String>,
 }
 
 impl Recipe {
     pub fn version(version: u64) -> Self {
-        Self { version, tree: 1 << 20, kernel: 4 << 10, layer: 64 << 10, wrong_layer: false }
+        Self {
+            version,
+            tree: 1 << 20,
+            kernel: 4 << 10,
+            layer: 64 << 10,
+            wrong_layer: false,
+            upgrade_from: vec![],
+        }
     }
 }
 
@@ -154,9 +163,10 @@ fn write_tree(root: &Path, recipe: &Recipe, version: &str) -> Vec<(String, Pinne
         "release.json",
         json!({
             "format": 1, "name": "tiny", "version": version, "created": FIRST + number * 86_400,
-            "kernel": kernel, "services": ["database", "service"], "packages": {},
+            "kernel": kernel, "services": ["database", "service"], "packages": {}, "upgrade_from": recipe.upgrade_from,
         }),
     );
+    write("kernel-arguments.json", json!(["quiet", format!("release={number}")]));
     write("phases.json", json!({ "format": 1, "phases": [], "pods_after": {} }));
     for name in ["database", "service"] {
         let containers = json!([{ "name": name, "image": name }]);

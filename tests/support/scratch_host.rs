@@ -101,11 +101,12 @@ impl ScratchHost {
             reference: Some(format!("rackstep:{REF}")),
         };
         pull(&request, &repo, &Silent).unwrap();
-        let arguments = ["root=UUID=1".to_owned(), "rw".to_owned()];
+        let arguments = ["root=UUID=1", "rw", "quiet", "release=1", "console=ttyS0"].map(str::to_owned);
         let checkout = ostree.deploy_first(released.commit, &REF.parse().unwrap(), &arguments).unwrap();
         let trusted: Vec<String> = keys.iter().map(PublicKey::render).collect();
         let config = json!({
             "format": 1, "name": "control-1", "address": "10.0.0.5", "ref": REF, "repo": url, "trusted_keys": trusted,
+            "kernel_arguments": ["console=ttyS0"],
         });
         fs::create_dir_all(checkout.join("etc/rackstep")).unwrap();
         fs::write(checkout.join("etc/rackstep/host.json"), config.to_string()).unwrap();
@@ -156,6 +157,19 @@ impl ScratchHost {
         let target = fs::read_link(&loader).unwrap();
         entries.insert("loader".to_owned(), target.into_os_string().into_encoded_bytes());
         entries
+    }
+
+    /// Kernel arguments in the boot entries, without `ostree=`; first those that boot by themselves.
+    pub fn kernel_arguments(&self) -> Vec<String> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for (name, bytes) in self.entries().into_iter().filter(|(name, _)| name != "loader") {
+            let text = String::from_utf8(bytes).unwrap();
+            let options = text.lines().find_map(|line| line.strip_prefix("options ")).unwrap();
+            let rest: Vec<&str> = options.split(' ').filter(|word| !word.starts_with("ostree=")).collect();
+            found.push((name, rest.join(" ")));
+        }
+        found.sort();
+        found.into_iter().rev().map(|(_, options)| options).collect()
     }
 
     /// The deployments that the boot entries name, first the one that boots by itself.

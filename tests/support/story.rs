@@ -12,6 +12,8 @@ const COMPOSED_REPO: &str = "RACKSTEP_STORY_REPO";
 /// One run of the story.
 pub struct Story {
     work: tempfile::TempDir,
+    /// Signs every release; the hosts trust nothing else.
+    key: PathBuf,
     timings: Vec<(String, Duration)>,
     /// Bytes that the upgrade pulled.
     pub pulled: Option<u64>,
@@ -41,7 +43,18 @@ pub struct Observed {
 impl Story {
     pub fn begin() -> Self {
         let work = tempfile::Builder::new().prefix("rackstep-story-").tempdir_in("/var/tmp").unwrap();
-        Self { work, timings: Vec::new(), pulled: None }
+        let key = work.path().join("release-key");
+        if std::env::var_os(COMPOSED_REPO).is_none() {
+            run(rackstep().args(["release", "keygen"]).arg(&key));
+        }
+        Self { work, key, timings: Vec::new(), pulled: None }
+    }
+
+    /// The keys that a rack's hosts trust; none for a repo that was composed before, by somebody with another key.
+    pub fn trusted_keys(&self) -> Vec<String> {
+        std::fs::read_to_string(self.key.with_extension("pub"))
+            .map(|text| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
+            .unwrap_or_default()
     }
 
     pub fn work(&self) -> &Path {
@@ -74,7 +87,7 @@ impl Story {
         let lock = self.work().join(format!("{}.lock.yaml", name.replace(' ', "-")));
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let treefile = root.join(treefile);
-        let repo = self.repo();
+        let (repo, key) = (self.repo(), self.key.clone());
         self.timed(&format!("lock {name}"), || {
             run(rackstep().arg("lock").arg(&treefile).arg("--output").arg(&lock));
         });
@@ -86,6 +99,8 @@ impl Story {
                 .arg(&lock)
                 .arg("--repo")
                 .arg(&repo)
+                .arg("--sign-key")
+                .arg(&key)
                 .arg("--json"))
         });
         let answer: Value = serde_json::from_str(&answer).unwrap();

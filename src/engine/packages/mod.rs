@@ -2,11 +2,12 @@
 //!
 //! 1. [`apt`] resolves names to exact packages in a package world of our own, from the machine's mirror;
 //! 2. [`download`] fetches package files into a cache by digest; 3. [`bootstrap`] unpacks exactly those with mmdebstrap;
-//! 4. [`chroot`] runs programs in the tree, [`initramfs`] builds its initramfs with dracut;
+//! 4. [`accounts`] gives users and groups ids that outlive a release; [`chroot`] runs programs in the tree, [`initramfs`] builds its initramfs with dracut;
 //! 5. [`layout`] turns it into what ostree deploys.
 //!
 //! Nothing of the machine's own packages or settings leaks into the tree, besides where its mirror is.
 
+pub mod accounts;
 pub mod apt;
 pub mod bootstrap;
 pub mod chroot;
@@ -83,6 +84,31 @@ pub enum PackageError {
     /// mmdebstrap installed something else than the lock says.
     #[error("the tree's packages are not the lock's: {0}")]
     Mismatch(String),
+    /// An account whose id another set of packages would change.
+    #[error(
+        "{kind} {name} has the id {id}, which the treefile does not fix: add {name}: {id} under {kind}s, or the id that an earlier release gave it"
+    )]
+    UnfixedId {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The account.
+        name: String,
+        /// The id that it got by chance.
+        id: u32,
+    },
+    /// Two accounts of one id.
+    #[error("{kind}s {} would both have the id {id}", names.join(" and "))]
+    SharedId {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The accounts.
+        names: [String; 2],
+        /// Their id.
+        id: u32,
+    },
+    /// A directory of the tree could not be listed.
+    #[error("walking the tree")]
+    Walk(#[from] walkdir::Error),
     /// The tree is not what a host needs.
     #[error("tree: {0}")]
     Tree(String),

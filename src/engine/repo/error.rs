@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::gvariant::Malformed;
-use crate::model::ObjectName;
+use crate::model::{Commit, ObjectName};
 
 /// Why a repo could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,17 @@ pub enum RepoError {
         /// Why.
         #[source]
         source: Malformed,
+    },
+    /// A file of a commit does not hold what its name promises.
+    #[error("{file} of {commit} does not parse")]
+    Json {
+        /// The commit.
+        commit: Commit,
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
     },
     /// No commit goes by this text.
     #[error(

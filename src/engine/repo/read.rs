@@ -15,7 +15,7 @@ use flate2::read::DeflateDecoder;
 use super::gvariant::{self, CommitObject, DirTree, FileHeader, MetaValue, Xattrs};
 use super::refs::write_atomically;
 use super::{Mode, Repo, RepoError};
-use crate::model::{Commit, Digest, ObjectKind, ObjectName, RELEASE_DIR, ReleaseInfo};
+use crate::model::{Commit, Digest, KERNEL_ARGUMENTS, ObjectKind, ObjectName, RELEASE_DIR, ReleaseInfo};
 
 /// How many symbolic links a path may lead through.
 const LINKS_FOLLOWED: usize = 16;
@@ -161,6 +161,21 @@ impl Repo {
         Ok(())
     }
 
+    /// Calls `seen(path, digest)` for every file and link of the commit, as often as there are paths to it.
+    pub fn walk_paths(&self, commit: Commit, seen: &mut dyn FnMut(&str, Digest)) -> Result<(), RepoError> {
+        let mut pending = vec![(String::from("/"), self.commit_info(commit)?.root.0)];
+        while let Some((path, tree)) = pending.pop() {
+            let names = self.read_tree(&tree)?;
+            for (name, file) in names.files {
+                seen(&format!("{path}{name}"), file);
+            }
+            for (name, tree, _) in names.dirs.into_iter().rev() {
+                pending.push((format!("{path}{name}/"), tree));
+            }
+        }
+        Ok(())
+    }
+
     /// Every object of the commit, each once.
     pub fn walk_objects(&self, commit: Commit) -> Result<Vec<ObjectName>, RepoError> {
         let mut objects = Vec::new();
@@ -208,6 +223,18 @@ impl Repo {
             // A release of a newer format is still a commit: it is listed without what we cannot read.
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
             Err(RepoError::NoFile { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The kernel arguments that the commit brings; none, if it is not a release of ours.
+    pub fn kernel_arguments(&self, commit: Commit) -> Result<Vec<String>, RepoError> {
+        let file = format!("{RELEASE_DIR}/{KERNEL_ARGUMENTS}");
+        match self.read_file(commit, &file) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| RepoError::Json { commit, file, source })
+            }
+            Err(RepoError::NoFile { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

@@ -227,14 +227,26 @@ impl Sysroot {
         Ok(deployments)
     }
 
+    /// The deployment whose /etc and kernel arguments the next one takes over: its commit and its arguments.
+    pub fn merge_source(&self) -> Result<Option<(Commit, Vec<String>)>, SysrootError> {
+        let Some(raw) = self.inner.merge_deployment(Some(STATEROOT)) else { return Ok(None) };
+        Ok(Some((self.commit_of(&raw)?, kernel_arguments(&raw))))
+    }
+
     /// Checks `commit` out beside the other deployments. The next boot stays as it is.
-    pub fn stage_locked(&self, commit: Commit, follows: &Ref) -> Result<StagedLocked, SysrootError> {
+    ///
+    /// `arguments` are its kernel arguments, without the `ostree=` that libostree sets itself.
+    pub fn stage_locked(
+        &self,
+        commit: Commit,
+        follows: &Ref,
+        arguments: &[String],
+    ) -> Result<StagedLocked, SysrootError> {
         let booted = self.is_booted();
         self.protect(commit)?;
         self.discard_staged()?;
         let merge = self.inner.merge_deployment(Some(STATEROOT));
         let origin = self.inner.origin_new_from_refspec(follows.as_str());
-        let arguments = merge.as_ref().map(kernel_arguments).unwrap_or_default();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let none = gio::Cancellable::NONE;
         let (deployment, by) = if booted {

@@ -47,6 +47,7 @@ pub fn render_files(
         repo: plan.repo.clone(),
         trusted_keys: plan.trusted_keys.clone(),
         rack_server: Some(plan.rack_server.clone()).filter(|url| !url.is_empty()),
+        kernel_arguments: plan.kernel_arguments.clone(),
         mac: Some(plan.mac.clone()).filter(|mac| !mac.is_empty()),
     };
     let file = |path, mode, text| HostFile { path, mode, text };

@@ -34,6 +34,7 @@ use crate::engine::grub::Grub;
 use crate::engine::sysroot::{STATEROOT, Sysroot};
 use crate::model::RELEASE_DIR;
 use crate::model::imaging::ImagingPlan;
+use crate::plan::arguments;
 
 use approve::Approved;
 pub use steps::{Interrupted, Step, StepError, Watcher};
@@ -160,8 +161,9 @@ fn fill(
     .map_err(at(Step::Pull))?;
 
     let root = steps::run(watcher, Step::Deploy, || {
-        let mut arguments = vec![format!("root=UUID={}", workspace.root_uuid()), "rw".to_owned()];
-        arguments.extend(plan.kernel_arguments.iter().cloned());
+        let root = [format!("root=UUID={}", workspace.root_uuid()), "rw".to_owned()];
+        let brought = release::kernel_arguments(plan, &sysroot)?;
+        let arguments = arguments::first(&root, &brought, &plan.kernel_arguments);
         link_grub_config(plan, workspace.sysroot(), job.scratch)?;
         Ok(sysroot.deploy_first(plan.commit, &plan.follows, &arguments)?)
     })

@@ -75,7 +75,7 @@ pub fn require_commit(plan: &ImagingPlan) -> Result<(), ReleaseError> {
 
 /// Pulls the release into the sysroot's repo.
 pub fn pull(plan: &ImagingPlan, sysroot: &Sysroot, watcher: &dyn Watcher) -> Result<(), ReleaseError> {
-    let place = sysroot.path().join("ostree/repo");
+    let place = sysroot.repo_path();
     if let Some(from) = local_path(&plan.repo) {
         return copy(plan, from, &place, watcher);
     }
@@ -92,6 +92,13 @@ pub fn pull(plan: &ImagingPlan, sysroot: &Sysroot, watcher: &dyn Watcher) -> Res
         tracing::warn!(why, "the pack was not used to its end");
     }
     Ok(())
+}
+
+/// The kernel arguments that the pulled release brings.
+pub fn kernel_arguments(plan: &ImagingPlan, sysroot: &Sysroot) -> Result<Vec<String>, ReleaseError> {
+    let place = sysroot.repo_path();
+    let repo = Repo::open(&place).map_err(local(plan, &place))?;
+    repo.kernel_arguments(plan.commit).map_err(local(plan, &place))
 }
 
 /// libostree links or copies files between two repos on one machine better than anything that goes through HTTP.

@@ -1,6 +1,6 @@
 //! Makes the host's part of the tree: everything but services.
 //!
-//! 1. packages (cached by their list); 2. binaries, and rackstep itself; 3. files of the host image; 4. units;
+//! 1. packages (cached by their list), their accounts at fixed ids; 2. binaries, and rackstep itself; 3. files of the host image; 4. units;
 //! 5. postprocess scripts; 6. kernel and initramfs; 7. cleaned, and laid out for ostree. The result is cached whole.
 
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use super::cache::{Cache, copy_tree};
 use super::files::{self, FileError};
 use crate::engine::command::CommandError;
 use crate::engine::packages::{
-    PackageError, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout,
+    PackageError, accounts, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout,
 };
 use crate::manifest::{Lock, Treefile};
-use crate::model::{Progress, RELEASE_DIR};
+use crate::model::{KERNEL_ARGUMENTS, Progress, RELEASE_DIR};
 use crate::plan::compose::ComposePlan;
 
 const PACKAGES_STAGE: &str = "stage-packages";
@@ -50,8 +50,9 @@ pub enum HostError {
 /// Codes that decide the outcome of the host stages, for their keys.
 pub fn recipe() -> String {
     format!(
-        "{}\nhost 1\nclean {}\ninitramfs {}\nlayout {}",
+        "{}\nhost 1\naccounts {}\nclean {}\ninitramfs {}\nlayout {}",
         bootstrap::recipe(),
+        accounts::ACCOUNTS_VERSION,
         clean::CLEAN_VERSION,
         initramfs::INITRAMFS_VERSION,
         layout::LAYOUT_VERSION
@@ -90,6 +91,8 @@ pub fn ensure(
     let root = work.join("host");
     progress.begin("host files", None);
     copy_tree(&packages, &root)?;
+    let fixed = accounts::FixedIds { users: &inputs.treefile.users, groups: &inputs.treefile.groups };
+    accounts::fix(&root, fixed)?;
     lay_files(inputs, &root)?;
     progress.end(&format!(
         "{} binaries, {} units",
@@ -141,7 +144,7 @@ fn lay_files(inputs: &HostInputs<'_>, root: &Path) -> Result<(), HostError> {
     }
     // Kernel arguments of every host, for whoever writes its first boot entry.
     let arguments = serde_json::json!(inputs.treefile.kernel_arguments);
-    let file = root.join(RELEASE_DIR).join("kernel-arguments.json");
+    let file = root.join(RELEASE_DIR).join(KERNEL_ARGUMENTS);
     files::write(&file, format!("{arguments:#}\n").as_bytes())?;
     let units = &inputs.treefile.units;
     // In this order: what is enabled wins over what is disabled.
