@@ -6,12 +6,13 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test demo
+.PHONY: help setup check test demo bench
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
+	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
 	@echo 'make setup   installs what the others need (they call it)'
 
 setup:
@@ -28,3 +29,6 @@ test: check
 
 demo: setup
 	cargo test --test machine_story -- --nocapture
+
+bench: setup
+	cargo bench --bench bench

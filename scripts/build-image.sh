@@ -209,12 +209,12 @@ hooks=()
     --customize-hook='rm "$1/usr/local/bin/py3compile"')
 say "$name: installing $(wc -l < "$work/packages") packages"
 include=$(IFS=,; echo "${packages[*]}")
-# PATH by hand: the machine's own may name places that do not exist in the root. Postinsts find our
-# py3compile first, which does nothing: step 4 compiles all of Python at once.
+# PATH by hand, for dpkg too (apt gives it one of its own): the machine's may name places that do not exist
+# in the root. Postinsts find our py3compile first, which does nothing: step 4 compiles all of Python at once.
 PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
 mmdebstrap --mode=root --format=directory --variant="$variant" --architectures=amd64 \
     --components=main ${include:+--include="$include"} "${dpkg_opts[@]}" "${hooks[@]}" \
-    --aptopt='Acquire::Languages "none"' \
+    --aptopt='Acquire::Languages "none"' --aptopt='DPkg::Path "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"' \
     "$release" "$root" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 \
     || { grep -aE "^(E:|dpkg|W:)|rror" "$work/mmdebstrap.log" >&2; die "$name: mmdebstrap failed"; }
 

@@ -2,7 +2,8 @@
 //!
 //! 1. Look which pinned images and which layer chains are there already;
 //! 2. image by image (a load of several is not atomic, and needs room for all of them twice), stream the missing layers
-//!    as a `docker load` archive, no copy of ours on the disk;
+//!    as a `docker load` archive, no copy of ours on the disk; two at a time (`queue`), because Docker works on a load with
+//!    one core, and never two that bring the same layer;
 //! 3. check that the image is there under its pinned Id;
 //! 4. sync the data root.
 //!
@@ -21,7 +22,11 @@ use tokio::sync::mpsc;
 use crate::image::store::ImageStore;
 use crate::model::{Digest, PinnedImage, Progress};
 
+use super::queue::Queue;
 use super::{Docker, DockerError};
+
+/// Loads that run at the same time. More would only make the disk busier.
+const LOADS_AT_ONCE: usize = 2;
 
 /// Bytes handed to Docker at a time: few calls, little memory.
 const CHUNK: usize = 256 << 10;
@@ -89,16 +94,17 @@ impl Docker {
         if missing.is_empty() {
             return Ok(imported);
         }
-        let mut chains = self.observe_chains()?;
+        let chains = self.observe_chains()?;
         progress.begin("importing container images", Some(bytes_to_send(&missing, &chains)));
-        for image in missing {
-            // Before each one: a daemon that finds its disk full in the middle may leave half a layer behind.
-            require_room(&data_root, image, &chains)?;
-            imported.bytes += self.load(source, image, &chains, progress)?;
-            self.require_loaded(image)?;
-            chains.extend(image.chains());
-            imported.loaded.push(image.config);
-        }
+        let queue = Queue::new(missing, chains);
+        std::thread::scope(|scope| {
+            for _ in 0..LOADS_AT_ONCE {
+                scope.spawn(|| self.load_from(&queue, source, &data_root, progress));
+            }
+        });
+        let loads = queue.finish()?;
+        imported.bytes = loads.iter().map(|(_, bytes)| bytes).sum();
+        imported.loaded = loads.into_iter().map(|(image, _)| image).collect();
         self.sync()?;
         progress.end(&format!(
             "{} loaded, {} already there, {} MB sent",
@@ -107,6 +113,22 @@ impl Docker {
             imported.bytes / 1_000_000
         ));
         Ok(imported)
+    }
+
+    /// Loads images of the queue until there is none left or one failed.
+    fn load_from(
+        &self,
+        queue: &Queue<'_>,
+        source: &dyn ImageArchive,
+        data_root: &Path,
+        progress: &dyn Progress,
+    ) {
+        while let Some((image, present)) = queue.next(data_root) {
+            let loaded = self
+                .load(source, image, &present, progress)
+                .and_then(|bytes| self.require_loaded(image).map(|()| bytes));
+            queue.done(image, loaded);
+        }
     }
 
     /// Streams one image; gives the bytes sent.
@@ -181,25 +203,13 @@ impl Docker {
     }
 }
 
-/// Fails unless the data root has room for a load: Docker keeps the whole archive beside the layers that it unpacks.
-fn require_room(
-    data_root: &Path,
-    image: &PinnedImage,
-    present: &BTreeSet<Digest>,
-) -> Result<(), DockerError> {
-    // A data root that cannot be looked at is the load's own problem.
-    let Ok(stat) = rustix::fs::statvfs(data_root) else { return Ok(()) };
-    let free = stat.f_bavail * stat.f_frsize;
-    let needed = 2 * bytes_to_send(&[image], present) + ROOM_FOR_NOTES;
-    if needed <= free {
-        return Ok(());
-    }
-    let reference = image.reference.clone();
-    Err(DockerError::NoRoom { reference, path: data_root.to_owned(), needed, free })
+/// Bytes of disk that a load takes at most: Docker keeps the whole archive beside the layers that it unpacks.
+pub(super) fn room_for(image: &PinnedImage, present: &BTreeSet<Digest>) -> u64 {
+    2 * bytes_to_send(&[image], present) + ROOM_FOR_NOTES
 }
 
 /// Bytes of the layers that are not there yet, each counted once.
-fn bytes_to_send(images: &[&PinnedImage], present: &BTreeSet<Digest>) -> u64 {
+pub(super) fn bytes_to_send(images: &[&PinnedImage], present: &BTreeSet<Digest>) -> u64 {
     let mut seen = present.clone();
     let mut bytes = 0;
     for image in images {

@@ -18,6 +18,7 @@ mod observe;
 pub mod orphans;
 mod proof;
 mod protect;
+mod queue;
 mod repair;
 mod run;
 mod save;
