@@ -82,7 +82,9 @@ fn a_release_becomes_a_box_and_its_next_version_joins_the_catalogue() {
     );
     let vagrantfile = fs::read_to_string(unpacked.join("Vagrantfile")).unwrap();
     // The release of the tests has no rsync: no folder is promised.
-    assert!(vagrantfile.contains("config.ssh.username = \"root\"") && !vagrantfile.contains("type: \"rsync\""));
+    assert!(
+        vagrantfile.contains("config.ssh.username = \"root\"") && !vagrantfile.contains("type: \"rsync\"")
+    );
     let info = image_info(&unpacked.join("box.img"));
     assert_eq!((&info["format"], &info["virtual-size"]), (&json!("qcow2"), &json!(4u64 << 30)));
     assert!(info.get("backing-filename").is_none());

@@ -1,12 +1,18 @@
 #!/bin/sh
 # Makes a Debian machine a rack server: run by Vagrant as root, safe to repeat. RACK is the rack file (JSON, which is YAML
-# as well), SERVER our address.
+# as well), REF the release that it serves, SERVER our address.
 set -eu
+
+repo=/srv/rackstep/repo
+[ -d "$repo/objects" ] || { echo "provisioner: no release repo came; provisioner.repo in cluster.yaml names it" >&2; exit 1; }
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -qy --no-install-recommends dnsmasq-base ipxe ostree libostree-1-1 iproute2
-install -m 0755 /tmp/rackstep /usr/local/bin/rackstep
+# The program of the release itself: it knows the release's formats.
+ostree --repo="$repo" cat "$REF" /usr/bin/rackstep >/usr/local/bin/rackstep.new
+chmod 0755 /usr/local/bin/rackstep.new
+mv /usr/local/bin/rackstep.new /usr/local/bin/rackstep
 
 # The rack file names the interface, and which of them has the rack's address is libvirt's choice.
 interface=$(ip -o -4 address show to "$SERVER/32" | awk '{print $2; exit}')

@@ -14,7 +14,7 @@ use crate::exec::disk_image::{DiskImageError, Format, Made, Request, make};
 use crate::exec::install::{Aftermath, Interrupted, Step, Watcher};
 use crate::model::vagrant::{BoxName, is_box_version};
 use crate::model::{Commit, Progress, Ref, ReleaseInfo};
-use crate::plan::disk_image::{GIB, Wish, choose_ref, plan_disk_image};
+use crate::plan::disk_image::{Wish, choose_ref, plan_disk_image};
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;
@@ -246,15 +246,18 @@ fn signature(error: SignatureError) -> Failure {
 
 fn explain(error: DiskImageError) -> Failure {
     let (kind, state) = match &error {
-        DiskImageError::Catalogue { .. } | DiskImageError::OtherBox { .. } => (Kind::BadInput, UNCHANGED.to_owned()),
+        DiskImageError::Catalogue { .. } | DiskImageError::OtherBox { .. } => {
+            (Kind::BadInput, UNCHANGED.to_owned())
+        }
         DiskImageError::Stopped => (Kind::Interrupted, UNCHANGED.to_owned()),
         DiskImageError::Uncatalogued { file, .. } => {
             (Kind::Failed, format!("{} is whole; `vagrant box add` takes it by its path", file.display()))
         }
         // Only the work file, which is gone; but who mounted it may hold what could not be let go.
-        DiskImageError::Install(error) if matches!(error.aftermath, Aftermath::Unknown(_)) => {
-            (Kind::Failed, "no image was made; `losetup` may show loop devices that were left behind".to_owned())
-        }
+        DiskImageError::Install(error) if matches!(error.aftermath, Aftermath::Unknown(_)) => (
+            Kind::Failed,
+            "no image was made; `losetup` may show loop devices that were left behind".to_owned(),
+        ),
         _ => (Kind::Failed, UNCHANGED.to_owned()),
     };
     Failure::new(kind, error, state)

@@ -14,9 +14,7 @@ use crate::engine::firmware::{normal_mac, observe_boot_arguments};
 use crate::exec::install::approve::{ApproveError, Approved, approve_disk, approve_file};
 use crate::exec::install::inventory::{observe_inventory, observe_own_address};
 use crate::exec::install::server::{RackServer, Reporter};
-use crate::exec::install::{
-    Aftermath, InstallError, Interrupted, Job, Step, Watcher, install,
-};
+use crate::exec::install::{Aftermath, InstallError, Interrupted, Job, Step, Watcher, install};
 use crate::model::Progress;
 use crate::model::imaging::{ImagingAnswer, ImagingPlan, Inventory};
 

@@ -25,7 +25,8 @@ impl Scratch {
     ///
     /// It is named after the process: the name outlives the `exec`.
     pub fn enter() -> Result<Self, Failure> {
-        let scratch = Self { path: Path::new(SCRATCH).join(format!("rackstep-install.{}", std::process::id())) };
+        let scratch =
+            Self { path: Path::new(SCRATCH).join(format!("rackstep-install.{}", std::process::id())) };
         ensure_grub_config_variable(&scratch)?;
         fs::create_dir_all(&scratch.path).map_err(|error| {
             let told = format!("creating {}: {error}", scratch.path.display());

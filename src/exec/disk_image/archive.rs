@@ -45,7 +45,8 @@ pub fn write(
         inner.flush()?;
         Ok(Digest::from_bytes(hash.finalize().into()))
     };
-    let digest = write().map_err(|source| FileError { operation: "writing", path: place.to_owned(), source })?;
+    let digest =
+        write().map_err(|source| FileError { operation: "writing", path: place.to_owned(), source })?;
     watcher.end("");
     Ok(digest)
 }
