@@ -61,7 +61,7 @@ Upgrade this host:   rackstep upgrade             look, fetch and verify; the ne
 And back:            rackstep rollback --reboot   needs no network
 What runs here:      rackstep status
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep";
+Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep, 130 interrupted";
 
 /// What BSD's sysexits(3) calls EX_SOFTWARE.
 const BUG: u8 = 70;
