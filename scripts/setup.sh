@@ -7,11 +7,12 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # The emulator must be 10 or later: older ones corrupt registers of threaded guests without KVM.
 wanted_qemu=10
-stamp="${XDG_CACHE_HOME:-$HOME/.cache}/rackstep/setup-done"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/rackstep"
+stamp="$cache/setup-done"
 
 packages=(
   build-essential pkg-config libostree-dev libglib2.0-dev ostree git ca-certificates
-  mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo jq unzip
+  mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo buildah jq unzip
   python3 python3-pip python3-yaml
   docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl
   xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux libarchive-tools cpio kmod
@@ -40,6 +41,16 @@ add_backports() {
   as_root apt-get update -q
 }
 
+# The registry that tests pull from. Unpacked, not installed: its package would start a server on this machine.
+unpack_registry() {
+  local registry="$cache/tools/docker-registry" work
+  if [ -x "$registry" ] || command -v docker-registry >/dev/null; then return; fi
+  work=$(mktemp -d)
+  (cd "$work" && apt-get download -q -o APT::Sandbox::User=root docker-registry && dpkg-deb -x docker-registry_*.deb .)
+  install -D "$work/usr/bin/docker-registry" "$registry"
+  rm -r "$work"
+}
+
 export DEBIAN_FRONTEND=noninteractive
 todo=$(missing)
 if [ -n "$todo" ]; then
@@ -56,6 +67,7 @@ if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; t
   fi
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils
 fi
+unpack_registry
 command -v cargo >/dev/null || {
   echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
   exit 1

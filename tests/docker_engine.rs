@@ -266,11 +266,11 @@ fn orphans_are_swept_only_while_nothing_runs() {
     assert_eq!(orphans::find_orphans(&root).unwrap(), [], "layers and containers are none");
     std::fs::create_dir_all(root.join("overlay2/lost/diff")).unwrap();
     std::fs::write(root.join("overlay2/lost/diff/file"), noise(3, 10_000)).unwrap();
-    let error = orphans::sweep_orphans(&root, &daemon.pid_file()).unwrap_err();
+    let error = orphans::sweep_orphans(&root).unwrap_err();
     assert!(matches!(error, orphans::OrphanError::Running { .. }), "{error}");
     drop(docker);
     daemon.stop();
-    let swept = orphans::sweep_orphans(&root, &daemon.pid_file()).unwrap();
+    let swept = orphans::sweep_orphans(&root).unwrap();
     assert_eq!(swept.len(), 1);
     assert!(swept[0].bytes >= 10_000);
     daemon.run();

@@ -8,7 +8,7 @@ use crate::engine::repo::{CommitInfo, MetaValue, Repo, RepoError};
 use crate::engine::signature::{
     PublicKey, SecretKey, SignatureError, load_public_keys, sign_commit, verify_in_repo,
 };
-use crate::exec::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, write_pack};
+use crate::exec::pack::{HIGHEST_LEVEL, PackError, PackOptions, write_pack};
 use crate::model::{Commit, ReleaseInfo};
 
 /// The format number of `--json`.
@@ -76,9 +76,9 @@ enum Act {
         /// Sign the packs with this secret key; hosts that trust a key take no unsigned ones.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// zstd level.
-        #[arg(long, default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
-        level: i32,
+        /// zstd level; left out: 3 for the whole pack, 16 for updates.
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
+        level: Option<i32>,
     },
 }
 
@@ -101,7 +101,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             let repo = open(&repo)?;
             let to = resolve(&repo, &revision)?;
             let from: Vec<Commit> = from.iter().map(|text| resolve(&repo, text)).collect::<Result<_, _>>()?;
-            let options = PackOptions { level, ..PackOptions::default() };
+            let options = level.map_or_else(PackOptions::default, |level| PackOptions {
+                level,
+                update_level: level,
+                ..PackOptions::default()
+            });
             pack(&repo, to, &from, key.as_ref(), &options)
         }
     }

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::HeaderMap;
 use tokio::runtime::{Builder, Runtime};
 
 /// A server that does not take a connection for this long is away: one lost SYN is sent again after 1 and 3 s.
@@ -80,13 +81,18 @@ pub struct Fetch {
 impl Fetch {
     /// Makes a client with a runtime of its own.
     pub fn new() -> Result<Self, FetchError> {
+        Self::with(super::tls::client())
+    }
+
+    /// Makes a client of these settings.
+    pub fn with(settings: reqwest::ClientBuilder) -> Result<Self, FetchError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("fetch")
             .enable_all()
             .build()
             .map_err(|error| FetchError::Setup(error.into()))?;
-        let client = reqwest::Client::builder()
+        let client = settings
             .user_agent(concat!("rackstep/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
@@ -97,40 +103,40 @@ impl Fetch {
 
     /// Asks for `url`; the body is read while it comes.
     pub fn get(&self, url: &str) -> Result<Body<'_>, FetchError> {
-        let response = // Inside `async`: its timers want the runtime when they are made, not only when they run.
-            self.runtime.block_on(async { self.client.get(url).send().await })
-            .map_err(|source| FetchError::Connection { url: url.to_owned(), received: 0, source })?;
-        let status = response.status();
-        match status.as_u16() {
+        let answer = self.send(url, |client| client.get(url))?;
+        match answer.status {
             404 | 410 => Err(FetchError::NotFound { url: url.to_owned() }),
-            _ if !status.is_success() => {
-                Err(FetchError::Status { url: url.to_owned(), status: status.as_u16() })
-            }
-            _ => Ok(Body {
-                fetch: self,
-                url: url.to_owned(),
-                length: response.content_length(),
-                response,
-                pending: Bytes::new(),
-                received: 0,
-                failure: None,
-            }),
+            200..300 => Ok(answer.body),
+            status => Err(FetchError::Status { url: url.to_owned(), status }),
         }
+    }
+
+    /// Sends what `request` makes and gives the answer, whatever its status.
+    pub fn send(
+        &self,
+        url: &str,
+        request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+    ) -> Result<Answer<'_>, FetchError> {
+        let request = request(&self.client);
+        let response = // Inside `async`: its timers want the runtime when they are made, not only when they run.
+            self.runtime.block_on(async { request.send().await })
+            .map_err(|source| FetchError::Connection { url: url.to_owned(), received: 0, source })?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = Body {
+            fetch: self,
+            url: url.to_owned(),
+            length: response.content_length(),
+            response,
+            pending: Bytes::new(),
+            received: 0,
+            failure: None,
+        };
+        Ok(Answer { status, headers, body })
     }
 
     /// Fetches all of a small thing, with a few attempts.
     pub fn get_whole(&self, url: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
-        self.attempt(|| {
-            let mut body = self.get(url)?;
-            let mut bytes = Vec::new();
-            if let Err(error) = (&mut body).take(limit + 1).read_to_end(&mut bytes) {
-                return Err(body.failure.unwrap_or_else(|| FetchError::Setup(error.into())));
-            }
-            if bytes.len() as u64 > limit {
-                return Err(FetchError::TooLarge { url: url.to_owned(), limit });
-            }
-            Ok(bytes)
-        })
+        self.attempt(|| self.get(url)?.read_whole(limit))
     }
 
     /// Tries `act` again while its failure is one that may pass.
@@ -154,6 +160,16 @@ pub fn pause_before(attempt: u32) {
     std::thread::sleep(PAUSE * 2u32.pow(attempt.saturating_sub(1).min(6)));
 }
 
+/// What a server answered.
+pub struct Answer<'f> {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, not read yet.
+    pub body: Body<'f>,
+}
+
 /// The body of an answer, read like a file.
 pub struct Body<'f> {
     fetch: &'f Fetch,
@@ -171,6 +187,18 @@ impl Body<'_> {
     /// Bytes that came so far.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Reads all of a small thing.
+    pub fn read_whole(mut self, limit: u64) -> Result<Vec<u8>, FetchError> {
+        let mut bytes = Vec::new();
+        if let Err(error) = (&mut self).take(limit + 1).read_to_end(&mut bytes) {
+            return Err(self.failure.unwrap_or_else(|| FetchError::Setup(error.into())));
+        }
+        if bytes.len() as u64 > limit {
+            return Err(FetchError::TooLarge { url: self.url, limit });
+        }
+        Ok(bytes)
     }
 }
 

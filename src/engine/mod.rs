@@ -9,6 +9,8 @@ pub mod grub;
 pub mod machine;
 pub mod packages;
 pub mod qemu_img;
+pub mod registry;
 pub mod repo;
 pub mod signature;
 pub mod sysroot;
+pub mod tls;

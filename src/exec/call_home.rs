@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub fn call_home(config: &HostConfig, report: &BootedReport) -> Result<bool, reqwest::Error> {
     let (Some(server), Some(mac)) = (&config.rack_server, &config.mac) else { return Ok(false) };
     let url = booted_url(server, mac);
-    let client = reqwest::blocking::Client::builder().timeout(TIMEOUT).build()?;
+    let client = crate::engine::tls::blocking_client().timeout(TIMEOUT).build()?;
     let mut attempt = 1;
     loop {
         match client.post(&url).json(report).send().and_then(reqwest::blocking::Response::error_for_status) {

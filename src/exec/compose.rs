@@ -14,7 +14,7 @@ use super::tree::binaries::{self, BinaryError, PROGRAM_PATH};
 use super::tree::cache::{Cache, link_tree};
 use super::tree::files::{self, FileError};
 use super::tree::host::{self, HostError, HostInputs};
-use super::tree::images::{self, ImageError};
+use super::tree::images::{self, ImageError, Images};
 use super::tree::services::{self, ServiceError};
 use super::tree::writer::{self, WriteError};
 use crate::engine::command::CommandError;
@@ -134,11 +134,13 @@ pub fn compose(
             if let Some(key) = request.sign_key {
                 writer::sign(request.repo, commit, key)?;
             }
-            return Ok(report(&read, commit, true));
+            let bytes = images::known_bytes(cache, read.lock.images.values());
+            return Ok(report(&read, commit, true, bytes));
         }
         Verdict::Compose(plan) => plan,
     };
-    let root = make_tree(request, cache, work, &read, &plan, progress)?;
+    let pins = get_images(request, cache, &read, progress)?;
+    let root = make_tree(request, cache, work, &read, &pins, &plan, progress)?;
     let kernel = initramfs::observe_kernel(&root)?;
     let new = writer::NewCommit {
         follows: &read.treefile.follows,
@@ -151,7 +153,7 @@ pub fn compose(
         pack: request.pack,
     };
     let commit = writer::write(request.repo, &root, &new, progress)?;
-    Ok(report(&read, commit, false))
+    Ok(report(&read, commit, false, pins.values().map(PinnedImage::size).sum()))
 }
 
 /// Everything read and checked, nothing made yet.
@@ -193,7 +195,9 @@ fn read_inputs(request: &Request<'_>, cache: &Cache) -> Result<Read, ComposeErro
     }
     // What is rendered counts, not how it is written: a comment in a recipe makes no new release.
     let mut service_digests = BTreeMap::new();
-    for (path, content) in service::render(&services, &lock.images)? {
+    // Sizes that the lock does not know follow from the diff-ids, and are nothing new.
+    let pins = lock.images.iter().map(|(name, image)| (name.clone(), image.pinned(|_| 0))).collect();
+    for (path, content) in service::render(&services, &pins)? {
         service_digests.insert(path.display().to_string(), Digest::of(&content));
     }
     for service in &services {
@@ -275,22 +279,35 @@ fn difference(treefile: &Treefile, wanted: &BTreeMap<String, WantedImage>, lock:
     extra.map(|name| format!("image {name} is locked and no longer asked for"))
 }
 
+/// Makes sure that the cache has every locked image.
+fn get_images(
+    request: &Request<'_>,
+    cache: &Cache,
+    read: &Read,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<String, PinnedImage>, ComposeError> {
+    progress.begin("container images", Some(read.lock.images.len() as u64));
+    let images = Images::new(cache, request.mirror);
+    let mut pins = BTreeMap::new();
+    for (name, image) in &read.wanted {
+        if let Some(locked) = read.lock.images.get(name) {
+            pins.insert(name.clone(), images.ensure(name, image, locked)?);
+            progress.advance(1);
+        }
+    }
+    progress.end(&format!("{} images", pins.len()));
+    Ok(pins)
+}
+
 fn make_tree(
     request: &Request<'_>,
     cache: &Cache,
     work: &Path,
     read: &Read,
+    pins: &BTreeMap<String, PinnedImage>,
     plan: &ComposePlan,
     progress: &dyn Progress,
 ) -> Result<PathBuf, ComposeError> {
-    progress.begin("container images", Some(read.lock.images.len() as u64));
-    for (name, image) in &read.wanted {
-        if let Some(locked) = read.lock.images.get(name) {
-            images::ensure(cache, name, image, locked, request.mirror)?;
-            progress.advance(1);
-        }
-    }
-    progress.end(&format!("{} images", read.lock.images.len()));
     let inputs = HostInputs {
         treefile: &read.treefile,
         treefile_path: request.treefile,
@@ -317,14 +334,14 @@ fn make_tree(
             .collect(),
         upgrade_from: read.treefile.upgrade_from.clone(),
     };
-    services::install(&root, cache, &read.services, &read.lock.images, &release)?;
+    services::install(&root, cache, &read.services, pins, &release)?;
     // The work directory is private; the root of a host is not.
     files::set_mode(&root, 0o755)?;
     progress.end(&format!("{} services", read.services.len()));
     Ok(root)
 }
 
-fn report(read: &Read, commit: Commit, unchanged: bool) -> Report {
+fn report(read: &Read, commit: Commit, unchanged: bool, image_bytes: u64) -> Report {
     Report {
         commit,
         follows: read.treefile.follows.to_string(),
@@ -337,6 +354,6 @@ fn report(read: &Read, commit: Commit, unchanged: bool) -> Report {
             .iter()
             .map(|(name, image)| (name.clone(), image.config.to_string()))
             .collect(),
-        image_bytes: read.lock.images.values().map(PinnedImage::size).sum(),
+        image_bytes,
     }
 }

@@ -1,7 +1,7 @@
 //! Resolves a treefile: names become exact packages, binaries and container images.
 //!
 //! 1. packages, from the machine's mirror; 2. binaries, built or downloaded; 3. container images, built from their
-//!    recipes. The lock file is written last and at once: a failure leaves the old one.
+//!    recipes, or described by the registry, daemon or archive that has them. The lock file is written last and at once: a failure leaves the old one.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::tree::binaries::{self, BinaryError};
 use super::tree::cache::Cache;
-use super::tree::images::{self, ImageError};
+use super::tree::images::{ImageError, Images};
 use crate::engine::packages::PackageError;
 use crate::engine::packages::apt::{Apt, Mirrors};
 use crate::manifest::lock::LOCK_FORMAT;
-use crate::manifest::{InputError, Lock, Service, Treefile, service};
-use crate::model::Progress;
+use crate::manifest::{InputError, Lock, LockedImage, Service, Treefile, service};
+use crate::model::{Digest, Progress};
 
 /// The one architecture so far; the treefile's ref names it too.
 pub const ARCHITECTURE: &str = "amd64";
@@ -34,6 +34,18 @@ pub enum LockError {
     /// A container image.
     #[error("resolving container images")]
     Image(#[from] ImageError),
+    /// A release keeps one manifest for each image.
+    #[error(
+        "images {name} and {other} are the same image, {config}, by different manifests: take both from one place"
+    )]
+    TwoManifests {
+        /// One.
+        name: String,
+        /// The other.
+        other: String,
+        /// Config digest of both.
+        config: Digest,
+    },
     /// The lock could not be written.
     #[error("writing {path}")]
     Write {
@@ -79,9 +91,16 @@ pub fn resolve(
 
     let wanted = service::wanted_images(services, &treefile.images)?;
     progress.begin("resolving images", Some(wanted.len() as u64));
-    let mut locked_images = BTreeMap::new();
+    let images = Images::new(cache, mirror);
+    let mut locked_images: BTreeMap<String, LockedImage> = BTreeMap::new();
     for (name, image) in &wanted {
-        locked_images.insert(name.clone(), images::resolve(cache, name, image, mirror)?);
+        let locked = images.resolve(name, image)?;
+        let same = locked_images.iter().find(|(_, other)| other.config == locked.config);
+        if let Some((other, _)) = same.filter(|(_, other)| other.manifest != locked.manifest) {
+            let (name, other) = (name.clone(), other.clone());
+            return Err(LockError::TwoManifests { name, other, config: locked.config });
+        }
+        locked_images.insert(name.clone(), locked);
         progress.advance(1);
     }
     progress.end(&format!("{} images", wanted.len()));

@@ -1,6 +1,7 @@
 //! Runs plans against engines.
 
 pub mod boot;
+pub mod budget;
 pub mod call_home;
 pub mod compose;
 pub mod config;

@@ -214,7 +214,7 @@ fn connect(host: Option<&str>, port: u16, limit: Duration) -> Result<(), String>
 }
 
 fn get(url: &str, limit: Duration) -> Result<(), String> {
-    let answer = reqwest::blocking::Client::builder()
+    let answer = crate::engine::tls::blocking_client()
         .timeout(limit)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -66,7 +66,7 @@ pub type Refs = BTreeMap<String, Commit>;
 pub fn fetch_refs(url: &str) -> Result<Refs, RevisionError> {
     let address = format!("{}/summary", url.trim_end_matches('/'));
     let fetch = || -> Result<_, reqwest::Error> {
-        let client = reqwest::blocking::Client::builder().timeout(TIMEOUT).build()?;
+        let client = crate::engine::tls::blocking_client().timeout(TIMEOUT).build()?;
         client.get(&address).send()?.error_for_status()?.bytes()
     };
     let bytes = fetch().map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;

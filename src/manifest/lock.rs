@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{InputError, SourceText};
-use crate::model::{Digest, Package, PinnedImage};
+use crate::model::{Digest, Package, PinnedImage, PinnedLayer};
 
 /// The format number that this program writes and reads.
 pub const LOCK_FORMAT: u32 = 1;
@@ -32,7 +32,7 @@ pub struct Lock {
     /// Programs that no package has.
     pub binaries: Vec<LockedBinary>,
     /// Container images, by the name that pods use.
-    pub images: BTreeMap<String, PinnedImage>,
+    pub images: BTreeMap<String, LockedImage>,
     /// Every package of the tree, by name.
     pub packages: Vec<Package>,
 }
@@ -49,6 +49,60 @@ pub struct LockedBinary {
     pub sha256: Digest,
     /// Bytes.
     pub size: u64,
+}
+
+/// A container image, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedImage {
+    /// Where it comes from, as the treefile or service says.
+    pub reference: String,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Digest of its config.
+    pub config: Digest,
+    /// Layers, lowest first.
+    pub layers: Vec<LockedLayer>,
+}
+
+/// One layer of a locked image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedLayer {
+    /// Digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Bytes of its uncompressed tar; none: a registry has it, and only pulling it would tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl LockedImage {
+    /// The image as releases pin it; `size_of` is asked for what the lock does not know.
+    pub fn pinned(&self, size_of: impl Fn(Digest) -> u64) -> PinnedImage {
+        let layers = self.layers.iter().map(|layer| PinnedLayer {
+            diff_id: layer.diff_id,
+            size: layer.size.unwrap_or_else(|| size_of(layer.diff_id)),
+        });
+        PinnedImage {
+            reference: self.reference.clone(),
+            manifest: self.manifest,
+            config: self.config,
+            layers: layers.collect(),
+        }
+    }
+}
+
+impl From<PinnedImage> for LockedImage {
+    fn from(image: PinnedImage) -> Self {
+        let layers = image.layers.into_iter();
+        let layers = layers.map(|layer| LockedLayer { diff_id: layer.diff_id, size: Some(layer.size) });
+        Self {
+            reference: image.reference,
+            manifest: image.manifest,
+            config: image.config,
+            layers: layers.collect(),
+        }
+    }
 }
 
 impl Lock {
@@ -93,7 +147,7 @@ impl Lock {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::{Archive, PinnedLayer};
+    use crate::model::Archive;
 
     pub(crate) fn example() -> Lock {
         let package = |name: &str| Package {
@@ -105,12 +159,14 @@ pub(crate) mod tests {
             archive: Archive::Main,
             path: format!("pool/main/{name}.deb"),
         };
-        let pinned = PinnedImage {
-            reference: "image.yaml".into(),
+        let of = |reference: &str, size| LockedImage {
+            reference: reference.into(),
             manifest: Digest::of(b"m"),
             config: Digest::of(b"c"),
-            layers: vec![PinnedLayer { diff_id: Digest::of(b"l"), size: 7 }],
+            layers: vec![LockedLayer { diff_id: Digest::of(b"l"), size }],
         };
+        let images =
+            [("keystone".into(), of("image.yaml", Some(7))), ("pulled".into(), of("q.io/p:1", None))];
         Lock {
             format: LOCK_FORMAT,
             name: "host".into(),
@@ -119,7 +175,7 @@ pub(crate) mod tests {
             architecture: "amd64".into(),
             requested: vec!["bash".into()],
             binaries: vec![],
-            images: BTreeMap::from([("keystone".into(), pinned)]),
+            images: BTreeMap::from(images),
             packages: vec![package("zlib"), package("bash")],
         }
     }
@@ -132,6 +188,9 @@ pub(crate) mod tests {
         lock.packages.sort();
         assert_eq!(read, lock);
         assert_eq!(read.render().unwrap(), text, "rendering is stable");
+        assert_eq!(text.matches("size: 7").count(), 1, "{text}");
+        let sizes: Vec<u64> = lock.images.values().map(|image| image.pinned(|_| 9).size()).collect();
+        assert_eq!(sizes, [7, 9]);
         assert!(text.find("name: bash").unwrap() < text.find("name: zlib").unwrap());
     }
 

@@ -1,6 +1,6 @@
 //! Service definitions: what runs on a host besides its operating system.
 //!
-//! 1. `service.yaml` names images (by recipe), pods, configuration, secrets, volumes and phases; 2. it is checked
+//! 1. `service.yaml` names images (by recipe or source), pods, configuration, secrets, volumes and phases; 2. it is checked
 //!    against itself: every image, pod and phase it mentions exists; 3. [`render`] turns all services of a release and
 //!    their pinned images into the files of `/usr/lib/rackstep`.
 //!
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{InputError, SourceText};
+use super::{ImageSource, InputError, Origin, SourceText};
 use crate::model::phase::PHASES_FORMAT;
 use crate::model::pins::PINS_FORMAT;
 use crate::model::{PhaseKind, PinSet, PinnedImage};
@@ -41,14 +41,6 @@ struct ServiceFile {
     phases: Vec<PhaseEntry>,
     #[serde(default)]
     pods_after: BTreeMap<String, Vec<String>>,
-}
-
-/// Where a container image comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageSource {
-    /// Recipe, relative to the service's directory.
-    pub recipe: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -82,7 +74,7 @@ pub struct Service {
     /// Its directory.
     pub dir: PathBuf,
     /// Images by the name that pods use.
-    pub images: BTreeMap<String, ImageSource>,
+    pub images: BTreeMap<String, Origin>,
     /// The directory of configuration files, if it has one.
     pub config: Option<PathBuf>,
     pods: Vec<Pod>,
@@ -105,10 +97,10 @@ impl Service {
                 format!("{what} {} does not exist", path.display()),
             )
         };
-        for source in service.images.values() {
-            let recipe = dir.join(&source.recipe);
-            if !recipe.is_file() {
-                return Err(missing("recipe", &recipe));
+        for origin in service.images.values() {
+            if let Some(path) = origin.missing_file() {
+                let what = if matches!(origin, Origin::Recipe(_)) { "recipe" } else { "image source" };
+                return Err(missing(what, path));
             }
         }
         match &service.config {
@@ -125,15 +117,21 @@ impl Service {
         };
         let source = SourceText::new(shown(SERVICE_FILE), text_of(SERVICE_FILE)?);
         let file: ServiceFile = source.parse()?;
+        let mut images = BTreeMap::new();
+        for (name, entry) in &file.images {
+            let origin = entry.origin(dir);
+            let wrong = |message| source.error("images", name, format!("image {name}: {message}"));
+            images.insert(name.clone(), origin.map_err(wrong)?);
+        }
         let mut pods = Vec::new();
         for name in &file.pods {
             let text = text_of(name).map_err(|error| source.error("pods", name, error.to_string()))?;
-            pods.push(Pod::parse(SourceText::new(shown(name), text), &file.images)?);
+            pods.push(Pod::parse(SourceText::new(shown(name), text), &images)?);
         }
         let service = Self {
             name: file.name,
             dir: dir.to_owned(),
-            images: file.images,
+            images,
             config: file.config.map(|config| dir.join(config)),
             pods,
             secrets: file.secrets,
@@ -206,7 +204,7 @@ impl Service {
 }
 
 impl Pod {
-    fn parse(source: SourceText, images: &BTreeMap<String, ImageSource>) -> Result<Self, InputError> {
+    fn parse(source: SourceText, images: &BTreeMap<String, Origin>) -> Result<Self, InputError> {
         let value: Value = source.parse()?;
         let wrong = |message: String| Err(InputError::of_file(&source.file, message));
         if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
@@ -284,8 +282,8 @@ pub fn last_of_each(services: Vec<Service>) -> Vec<Service> {
 /// A container image of a release, not yet resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedImage {
-    /// Path of its recipe.
-    pub recipe: PathBuf,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What the release says of where it comes from: never a path of this machine.
     pub reference: String,
 }
@@ -293,30 +291,20 @@ pub struct WantedImage {
 /// Every image of a release: those of its services, and those that the treefile names itself or instead.
 pub fn wanted_images(
     services: &[Service],
-    of_treefile: &BTreeMap<String, PathBuf>,
+    of_treefile: &BTreeMap<String, Origin>,
 ) -> Result<BTreeMap<String, WantedImage>, InputError> {
+    let want = |origin: &Origin| WantedImage { reference: origin.reference(), origin: origin.clone() };
     let mut wanted = BTreeMap::new();
     for service in services {
-        for (name, source) in &service.images {
-            if wanted.insert(name.clone(), want(service.dir.join(&source.recipe))).is_some() {
+        for (name, origin) in &service.images {
+            if wanted.insert(name.clone(), want(origin)).is_some() {
                 let file = service.dir.join(SERVICE_FILE).display().to_string();
                 return Err(InputError::of_file(&file, format!("image {name} is defined by two services")));
             }
         }
     }
-    wanted.extend(of_treefile.iter().map(|(name, recipe)| (name.clone(), want(recipe.clone()))));
+    wanted.extend(of_treefile.iter().map(|(name, origin)| (name.clone(), want(origin))));
     Ok(wanted)
-}
-
-/// The last two parts of its path tell a recipe apart within a project.
-fn want(recipe: PathBuf) -> WantedImage {
-    let parts: Vec<String> = recipe
-        .components()
-        .rev()
-        .take(2)
-        .map(|part| part.as_os_str().to_string_lossy().into_owned())
-        .collect();
-    WantedImage { recipe, reference: parts.into_iter().rev().collect::<Vec<_>>().join("/") }
 }
 
 /// The files of `/usr/lib/rackstep` that describe services: relative path → content.
@@ -425,12 +413,12 @@ mod tests {
         let wanted = wanted_images(std::slice::from_ref(&service), &BTreeMap::new()).unwrap();
         assert_eq!(wanted["keystone"].reference, "k/image.yaml");
         let other = BTreeMap::from([
-            ("keystone".into(), "m/k/image-28.yaml".into()),
-            ("pause".into(), "m/p/i.yaml".into()),
+            ("keystone".into(), Origin::Recipe("m/k/image-28.yaml".into())),
+            ("pause".into(), Origin::Recipe("m/p/i.yaml".into())),
         ]);
         let wanted = wanted_images(std::slice::from_ref(&service), &other).unwrap();
         assert_eq!(wanted["keystone"].reference, "k/image-28.yaml");
-        assert_eq!(wanted["pause"].recipe, Path::new("m/p/i.yaml"));
+        assert_eq!(wanted["pause"].origin, Origin::Recipe("m/p/i.yaml".into()));
         let twice = wanted_images(&[service.clone(), service], &BTreeMap::new()).unwrap_err();
         assert!(twice.to_string().contains("image keystone is defined by two services"));
     }
@@ -442,6 +430,11 @@ mod tests {
                 SERVICE.replace("pods: [pod.yaml]", "pods: [pods.yaml]"),
                 POD.into(),
                 "k/service.yaml:4:8: k/pods.yaml: cannot be read",
+            ),
+            (
+                SERVICE.replace("{recipe: image.yaml}", "{source: 'docker:a'}"),
+                POD.into(),
+                "k/service.yaml:3:3: image keystone: source \"docker:a\": docker is not a kind of source",
             ),
             (
                 SERVICE.replace("image: keystone,", "image: glance,"),

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::service::ImageSource;
-use super::{InputError, Place, SourceText};
+use super::{ImageSource, InputError, Origin, Place, SourceText};
 use crate::model::{Digest, Ref};
 
 /// How deep fragments may include each other: deeper is a circle.
@@ -114,8 +113,8 @@ pub struct Treefile {
     pub kernel_arguments: Vec<String>,
     /// Directories of service definitions.
     pub services: Vec<PathBuf>,
-    /// Recipes of container images: of images that no service names, or instead of a service's own.
-    pub images: BTreeMap<String, PathBuf>,
+    /// Container images that no service names, or from elsewhere than a service says.
+    pub images: BTreeMap<String, Origin>,
     /// Versions that may be upgraded to this one; empty: any.
     pub upgrade_from: Vec<String>,
     /// Every file that was read, the named one last.
@@ -171,13 +170,11 @@ impl Treefile {
                 }
             }
         }
-        for (name, recipe) in &self.images {
-            if !recipe.is_file() {
-                return Err(self.error(
-                    "images",
-                    name,
-                    format!("images: {name}: recipe {} does not exist", recipe.display()),
-                ));
+        for (name, origin) in &self.images {
+            if let Some(path) = origin.missing_file() {
+                let what = if matches!(origin, Origin::Recipe(_)) { "recipe" } else { "image source" };
+                let message = format!("images: {name}: {what} {} does not exist", path.display());
+                return Err(self.error("images", name, message));
             }
         }
         Ok(())
@@ -212,7 +209,7 @@ struct Merged {
     files: Vec<PathBuf>,
     postprocess: Vec<PathBuf>,
     services: Vec<PathBuf>,
-    images: BTreeMap<String, PathBuf>,
+    images: BTreeMap<String, Origin>,
     sources: Vec<SourceText>,
 }
 
@@ -246,7 +243,9 @@ impl Merged {
         self.postprocess.extend(under(&fragment.postprocess));
         self.services.extend(under(&fragment.services));
         for (name, image) in &fragment.images {
-            self.images.insert(name.clone(), normalize(&base.join(&image.recipe)));
+            let origin = image.origin(base);
+            let wrong = |message| source.error("images", name, format!("images: {name}: {message}"));
+            self.images.insert(name.clone(), origin.map_err(wrong)?.map_path(normalize));
         }
         self.sources.push(source);
         self.fragment.lay_over(fragment);
@@ -469,6 +468,10 @@ mod tests {
             ("name: x\nref: a/b\n".into(), "t.yaml: key `version` is missing"),
             ("# nothing\n".into(), "t.yaml: key `name` is missing"),
             (format!("{BASE}include: [no.yaml]\n"), "t.yaml:5:11: cannot read no.yaml: entity not found"),
+            (
+                format!("{BASE}images:\n  k: {{source: 'registry:Q'}}\n"),
+                "t.yaml:6:3: images: k: source \"registry:Q\": \"library/Q\" is not the name of a repository",
+            ),
             (format!("{BASE}include: [t.yaml]\n"), "t.yaml:5:11: include: t.yaml includes itself"),
             (
                 format!("{BASE}binaries:\n- {{name: k, version: v1, source: 'go:x', install: /opt/k}}\n"),

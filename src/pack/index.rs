@@ -1,11 +1,13 @@
-//! The index of a pack, and the list of a commit's packs: JSON, format 1.
+//! The index of a pack (JSON, format 1, or 2 if the pack has differences), and the list of a commit's packs (format 1).
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Commit, Digest};
 
-/// The format number that this program writes and reads.
+/// The format of packs of whole objects, and of lists.
 pub const PACK_FORMAT: u32 = 1;
+/// The format of packs that may have differences: a program that knows format 1 alone refuses them and goes by objects.
+pub const DIFFERENCES_FORMAT: u32 = 2;
 /// Where packs are, below the repo.
 pub const PACKS_DIR: &str = "packs";
 /// Where shards are, below the repo: one directory for all packs, since shards go by content.
@@ -16,7 +18,7 @@ pub const INDEX_LIMIT: u64 = 16 << 20;
 /// What a pack consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
-    /// [`PACK_FORMAT`].
+    /// [`PACK_FORMAT`] or [`DIFFERENCES_FORMAT`].
     pub format: u32,
     /// The commit that the pack brings.
     pub to: Commit,
@@ -43,6 +45,9 @@ pub struct Shard {
     pub raw: u64,
     /// Objects in it.
     pub objects: u64,
+    /// Bytes of all its objects in canonical form; left out where that is about `raw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpacked: Option<u64>,
 }
 
 /// Which packs there are for a commit. Only a hint: it is not signed.
@@ -78,12 +83,14 @@ pub enum IndexError {
         source: serde_json::Error,
     },
     /// A newer program wrote it.
-    #[error("{what} has format {got}, expected {PACK_FORMAT}")]
+    #[error("{what} has format {got}, expected {newest} or less")]
     Format {
         /// Which file.
         what: String,
         /// Its format.
         got: u32,
+        /// The highest that this program knows.
+        newest: u32,
     },
     /// It contradicts itself or is about another commit.
     #[error("{what}: {field} is {got}, expected {expected}")]
@@ -117,13 +124,18 @@ impl Shard {
     pub fn path(&self) -> String {
         format!("{SHARDS_DIR}/{}", self.digest.hex())
     }
+
+    /// Bytes that its objects have together, at most.
+    pub fn content(&self) -> u64 {
+        self.unpacked.unwrap_or(self.raw)
+    }
 }
 
 impl Index {
     /// Parses an index and checks that it is about this pack and adds up.
     pub fn parse(bytes: &[u8], to: Commit, from: Option<Commit>) -> Result<Self, IndexError> {
         let what = index_path(to, from);
-        let index: Self = parse(bytes, &what)?;
+        let index: Self = parse(bytes, &what, DIFFERENCES_FORMAT)?;
         let name =
             |commit: Option<Commit>| commit.map_or_else(|| "nothing".to_owned(), |commit| commit.hex());
         require(&what, "to", index.to, to)?;
@@ -142,21 +154,21 @@ impl List {
     /// Parses a list and checks that it is about this commit.
     pub fn parse(bytes: &[u8], to: Commit) -> Result<Self, IndexError> {
         let what = list_path(to);
-        let list: Self = parse(bytes, &what)?;
+        let list: Self = parse(bytes, &what, PACK_FORMAT)?;
         require(&what, "to", list.to, to)?;
         Ok(list)
     }
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8], what: &str) -> Result<T, IndexError> {
+fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8], what: &str, newest: u32) -> Result<T, IndexError> {
     #[derive(Deserialize)]
     struct Any {
         format: u32,
     }
     let failed = |source| IndexError::Parse { what: what.to_owned(), source };
     let got = serde_json::from_slice::<Any>(bytes).map_err(failed)?.format;
-    if got != PACK_FORMAT {
-        return Err(IndexError::Format { what: what.to_owned(), got });
+    if got == 0 || got > newest {
+        return Err(IndexError::Format { what: what.to_owned(), got, newest });
     }
     serde_json::from_slice(bytes).map_err(failed)
 }
@@ -181,7 +193,7 @@ mod tests {
     #[test]
     fn an_index_that_lies_is_refused() {
         let commit = |digit: &str| digit.repeat(64).parse::<Commit>().unwrap();
-        let shard = Shard { digest: Digest::of(b"s"), size: 10, raw: 30, objects: 2 };
+        let shard = Shard { digest: Digest::of(b"s"), size: 10, raw: 30, objects: 2, unpacked: None };
         let good = Index {
             format: 1,
             to: commit("1"),
@@ -194,7 +206,8 @@ mod tests {
         let parse = |index: &Index| Index::parse(&serde_json::to_vec(index).unwrap(), commit("1"), None);
         assert_eq!(parse(&good).unwrap(), good);
         let bad = [
-            Index { format: 2, ..good.clone() },
+            Index { format: 3, ..good.clone() },
+            Index { format: 0, ..good.clone() },
             Index { to: commit("2"), ..good.clone() },
             Index { from: Some(commit("3")), ..good.clone() },
             Index { bytes: 9, ..good.clone() },

@@ -1,7 +1,7 @@
 //! Records of a shard, after decompression.
 //!
 //! ```text
-//! shard  := "rackstep shard 1\n" record* end
+//! shard  := "rackstep shard 1\n" record* end          "rackstep shard 2\n": records of kind 5 are among them
 //! record := kind:u8 digest:[32] length:u64be payload:[length]
 //! end    := 0:u8
 //! ```
@@ -12,6 +12,8 @@ use crate::model::{Digest, ObjectKind};
 
 /// What a shard begins with, once decompressed.
 pub const MAGIC: &[u8; 17] = b"rackstep shard 1\n";
+/// What a shard begins with that may have differences in it.
+pub const MAGIC_2: &[u8; 17] = b"rackstep shard 2\n";
 /// A metadata object larger than this is refused: libostree's own limit is 10 MiB.
 pub const METADATA_LIMIT: u64 = 10 << 20;
 
@@ -24,7 +26,7 @@ pub enum RecordKind {
     /// An object in its canonical form.
     Object(ObjectKind),
     /// A file object against an older one: the older one's digest, the canonical header, the content's size as
-    /// u64be, then one zstd frame of the content with the older content as its prefix.
+    /// u64be, then the segments of [`super::patch`].
     FilePatch,
 }
 
@@ -69,9 +71,9 @@ pub struct RecordWriter<W> {
 }
 
 impl<W: Write> RecordWriter<W> {
-    /// Begins a shard.
-    pub fn new(mut inner: W) -> io::Result<Self> {
-        inner.write_all(MAGIC)?;
+    /// Begins a shard, with or without differences.
+    pub fn new(mut inner: W, differences: bool) -> io::Result<Self> {
+        inner.write_all(if differences { MAGIC_2 } else { MAGIC })?;
         Ok(Self { inner, records: 0 })
     }
 
@@ -96,6 +98,7 @@ impl<W: Write> RecordWriter<W> {
 /// Reads the records of one shard.
 pub struct RecordReader<R> {
     inner: R,
+    differences: bool,
     /// Payload of the current record that was not read yet.
     rest: u64,
 }
@@ -105,10 +108,10 @@ impl<R: Read> RecordReader<R> {
     pub fn new(mut inner: R) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         inner.read_exact(&mut magic)?;
-        if magic != *MAGIC {
-            return Err(invalid("not a shard of format 1"));
+        if magic != *MAGIC && magic != *MAGIC_2 {
+            return Err(invalid("not a shard of format 1 or 2"));
         }
-        Ok(Self { inner, rest: 0 })
+        Ok(Self { inner, differences: magic == *MAGIC_2, rest: 0 })
     }
 
     /// The next record; what was left of the one before is skipped. Nothing at the end of the shard.
@@ -127,6 +130,7 @@ impl<R: Read> RecordReader<R> {
             return Ok(None);
         }
         let kind = RecordKind::from_code(header[0])
+            .filter(|kind| self.differences || *kind != RecordKind::FilePatch)
             .ok_or_else(|| invalid(&format!("record of kind {}", header[0])))?;
         self.inner.read_exact(&mut header[1..])?;
         let (digest, length) = header[1..].split_at(32);
@@ -173,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn shard(records: &[(ObjectKind, &[u8])]) -> Vec<u8> {
-        let mut writer = RecordWriter::new(Vec::new()).unwrap();
+        let mut writer = RecordWriter::new(Vec::new(), false).unwrap();
         for (kind, payload) in records {
             let length = payload.len() as u64;
             let record = Record { kind: RecordKind::Object(*kind), digest: Digest::of(payload), length };
@@ -214,6 +218,17 @@ mod tests {
         let mut bytes = shard(&[(ObjectKind::DirTree, b"tree")]);
         bytes[MAGIC.len() + 33] = 1;
         assert!(RecordReader::new(bytes.as_slice()).unwrap().next_record().is_err());
+    }
+
+    #[test]
+    fn differences_are_in_shards_of_format_2_alone() {
+        for (differences, good) in [(true, true), (false, false)] {
+            let mut writer = RecordWriter::new(Vec::new(), differences).unwrap();
+            let record = Record { kind: RecordKind::FilePatch, digest: Digest::of(b"x"), length: 0 };
+            writer.begin(record).unwrap();
+            let bytes = writer.finish().unwrap().0;
+            assert_eq!(RecordReader::new(bytes.as_slice()).unwrap().next_record().is_ok(), good);
+        }
     }
 
     proptest! {

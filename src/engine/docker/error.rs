@@ -80,6 +80,15 @@ pub enum DockerError {
         /// Bytes that are free.
         free: u64,
     },
+    /// A saved image cannot be written down.
+    #[error("writing container image {image} as docker saves it")]
+    Save {
+        /// Its Id.
+        image: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// After a load that it called good, the image is not there.
     #[error("docker loaded container image {image} ({reference}) and yet does not have it: {problem}")]
     NotLoaded {

@@ -5,7 +5,8 @@
 //! 3. [`Docker::protect`] lets no `docker image prune` take a pinned image away; [`Docker::reap`] is the only way out;
 //! 4. [`Docker::verify`] reads every byte back; [`Docker::verify_release`] makes the proof that a flip takes;
 //! 5. [`Docker::repair`] replaces images whose content went bad; [`orphans`] finds what killed loads left behind;
-//! 6. [`Docker::run_once`] runs a one-shot step of a service to its end.
+//! 6. [`Docker::run_once`] runs a one-shot step of a service to its end;
+//! 7. [`Docker::save`] takes an image out, for a release that is made of it.
 //!
 //! Every call blocks: libostree does too, and cannot cross threads. Called from async code it belongs into `spawn_blocking`.
 //! It pulls nothing, ever: images come from the release's own files.
@@ -19,6 +20,7 @@ mod proof;
 mod protect;
 mod repair;
 mod run;
+mod save;
 mod sync;
 mod verify;
 

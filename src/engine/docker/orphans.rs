@@ -33,12 +33,10 @@ pub enum OrphanError {
         source: io::Error,
     },
     /// A daemon uses the store.
-    #[error("docker (process {pid}) uses {data_root}; stop it first")]
+    #[error("docker uses {data_root}; stop it first")]
     Running {
         /// The store.
         data_root: PathBuf,
-        /// The daemon.
-        pid: u32,
     },
 }
 
@@ -75,11 +73,14 @@ pub fn find_orphans(data_root: &Path) -> Result<Vec<Orphan>, OrphanError> {
     Ok(orphans)
 }
 
-/// Removes the orphans below `data_root`; refuses while the daemon of `pid_file` lives. Gives what went.
-pub fn sweep_orphans(data_root: &Path, pid_file: &Path) -> Result<Vec<Orphan>, OrphanError> {
-    if let Some(pid) = live_pid(pid_file) {
-        return Err(OrphanError::Running { data_root: data_root.to_owned(), pid });
-    }
+/// A database that every daemon keeps open and locked (bbolt's flock, moby `libnetwork/datastore`), whatever its pid file
+/// is called.
+const HELD_BY_DAEMON: &str = "network/files/local-kv.db";
+
+/// Removes the orphans below `data_root`; refuses while a daemon uses it. Gives what went.
+pub fn sweep_orphans(data_root: &Path) -> Result<Vec<Orphan>, OrphanError> {
+    // Held until the end: a daemon that starts meanwhile waits for it.
+    let _held = hold_store(data_root)?;
     let orphans = find_orphans(data_root)?;
     for orphan in &orphans {
         // The short name below `l/` goes first: a link to nothing is what a restart repairs itself.
@@ -98,10 +99,19 @@ pub fn sweep_orphans(data_root: &Path, pid_file: &Path) -> Result<Vec<Orphan>, O
     Ok(orphans)
 }
 
-fn live_pid(pid_file: &Path) -> Option<u32> {
-    let pid: u32 = fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    (name.trim() == "dockerd").then_some(pid)
+fn hold_store(data_root: &Path) -> Result<Option<fs::File>, OrphanError> {
+    let path = data_root.join(HELD_BY_DAEMON);
+    let file = match fs::File::open(&path) {
+        Ok(file) => file,
+        // No daemon has ever run here.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(OrphanError::Read { path, source }),
+    };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OrphanError::Running { data_root: data_root.to_owned() }),
+        Err(error) => Err(OrphanError::Read { path, source: error.into() }),
+    }
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, OrphanError> {
@@ -160,9 +170,7 @@ mod tests {
         assert_eq!(orphans.len(), 1, "{orphans:?}");
         assert_eq!(orphans[0].path, root.path().join("overlay2/lost"));
 
-        let pid_file = root.path().join("docker.pid");
-        fs::write(&pid_file, "1").unwrap();
-        assert_eq!(sweep_orphans(root.path(), &pid_file).unwrap().len(), 1);
+        assert_eq!(sweep_orphans(root.path()).unwrap().len(), 1);
         assert_eq!(find_orphans(root.path()).unwrap(), []);
         assert!(!root.path().join("overlay2/l/SHORT").exists());
         assert!(root.path().join("overlay2/mounted-init").exists());

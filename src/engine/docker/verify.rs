@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::model::{Digest, PinnedImage, Progress};
 
 use super::layerdb::{LayerDb, LayerVerdict};
+use super::save::ChunkReader;
 use super::{Docker, DockerError};
 
 /// Bytes read at a time.
@@ -111,7 +112,7 @@ impl Docker {
         let operation = || format!("exporting container image {}", image.config);
         let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
         let (hashed, sent) = std::thread::scope(|scope| {
-            let hasher = scope.spawn(move || hash_members(ChunkReader { receiver, chunk: Bytes::new() }));
+            let hasher = scope.spawn(move || hash_members(ChunkReader::new(receiver)));
             let sent = self.runtime.block_on(async {
                 let id = image.config.to_string();
                 let mut chunks = std::pin::pin!(self.client.export_image(&id));
@@ -303,26 +304,6 @@ fn judge_saved(saved: &Saved, image: &PinnedImage) -> Result<Verdict, String> {
         }
     }
     Ok(Verdict::Good)
-}
-
-/// Makes a reader of the chunks that arrive from the socket.
-struct ChunkReader {
-    receiver: mpsc::Receiver<Bytes>,
-    chunk: Bytes,
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.chunk.len());
-        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ fn is_cached(cache: &Path, package: &Package) -> bool {
 }
 
 fn make_client() -> Result<reqwest::blocking::Client, PackageError> {
-    reqwest::blocking::Client::builder()
+    crate::engine::tls::blocking_client()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(None)
         .read_timeout_if_known(READ_TIMEOUT)

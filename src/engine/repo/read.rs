@@ -161,6 +161,21 @@ impl Repo {
         Ok(())
     }
 
+    /// Calls `seen(path, digest)` for every file and link of the commit, as often as there are paths to it.
+    pub fn walk_paths(&self, commit: Commit, seen: &mut dyn FnMut(&str, Digest)) -> Result<(), RepoError> {
+        let mut pending = vec![(String::from("/"), self.commit_info(commit)?.root.0)];
+        while let Some((path, tree)) = pending.pop() {
+            let names = self.read_tree(&tree)?;
+            for (name, file) in names.files {
+                seen(&format!("{path}{name}"), file);
+            }
+            for (name, tree, _) in names.dirs.into_iter().rev() {
+                pending.push((format!("{path}{name}/"), tree));
+            }
+        }
+        Ok(())
+    }
+
     /// Every object of the commit, each once.
     pub fn walk_objects(&self, commit: Commit) -> Result<Vec<ObjectName>, RepoError> {
         let mut objects = Vec::new();

@@ -44,7 +44,7 @@ impl RackServer {
     /// The server at `url`, for the machine that it knows by `mac` (lower case, parts divided by '-').
     pub fn new(url: &str, mac: &str) -> Result<Self, ServerError> {
         let base = format!("{}/v1/machines/{mac}", url.trim_end_matches('/'));
-        let client = reqwest::blocking::Client::builder()
+        let client = crate::engine::tls::blocking_client()
             .timeout(EXCHANGE_TIMEOUT)
             .build()
             .map_err(|source| ServerError { url: base.clone(), attempts: 0, source })?;

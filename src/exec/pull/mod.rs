@@ -74,6 +74,10 @@ pub struct PullReport {
     pub shards: u64,
     /// Shards that an earlier, cut pull had fetched.
     pub shards_kept: u64,
+    /// Objects that were made from older ones and a difference.
+    pub differences: u64,
+    /// Differences that did not give their object, which then came by itself.
+    pub differences_failed: u64,
     /// The pack was against this commit.
     pub from: Option<Commit>,
     /// Why a pack was not used, or not to its end.
@@ -151,6 +155,8 @@ impl PullReport {
             objects: 0,
             shards: 0,
             shards_kept: 0,
+            differences: 0,
+            differences_failed: 0,
             from: None,
             pack_refused: None,
         }

@@ -3,8 +3,10 @@
 //! 1. List and index: the index is checked against the release's keys, then parsed; it must add up;
 //! 2. the pack must fit: `from` is nothing, or a commit that is wholly here; there must be room;
 //! 3. a few workers each take a shard from its socket through digest, zstd and records into the repo's staging, object
-//!    by object; nothing is held in memory but one chunk and zstd's window;
-//! 4. a shard whose every object and whose own digest were right is done, and noted as such.
+//!    by object; nothing is held in memory but one chunk and zstd's window, and for a difference a piece of the older file;
+//! 4. a difference that does not give its object, because the older file is damaged or missing here, is passed over: the
+//!    object comes by itself later;
+//! 5. a shard whose every object and whose own digest were right is done, and noted as such.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -20,9 +22,11 @@ use crate::engine::fetch::{ATTEMPTS, Body, FetchError, pause_before};
 use crate::engine::repo::gvariant::FileHeader;
 use crate::engine::repo::{Batch, Content, Repo, RepoError, Staging, write_atomically};
 use crate::engine::signature::verify_bytes;
+use crate::exec::budget::Budget;
 use crate::model::causes::in_one_line;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
 use crate::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
+use crate::pack::patch::{PatchReader, Pieces, apply_bytes};
 use crate::pack::record::{Record, RecordKind, RecordReader};
 
 use super::remote::Remote;
@@ -36,6 +40,8 @@ const WORKERS_MORE: usize = 1;
 const WORKERS_MOST: usize = 8;
 /// Bytes that an object takes on the disk beyond its content: inode and half a block.
 const OBJECT_OVERHEAD: u64 = 2560;
+/// Memory for all differences that are being applied.
+const DIFFERENCES_MEMORY: u64 = 96 << 20;
 /// Compressed bytes read at a time.
 const CHUNK: usize = 128 << 10;
 
@@ -90,6 +96,12 @@ pub fn pull_pack(
         received: AtomicU64::new(0),
         objects: AtomicU64::new(0),
         shards: AtomicU64::new(0),
+        taker: Taker {
+            repo,
+            memory: Budget::new(DIFFERENCES_MEMORY),
+            differences: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        },
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -100,6 +112,8 @@ pub fn pull_pack(
     report.bytes += puller.received.into_inner();
     report.objects += puller.objects.into_inner();
     report.shards += puller.shards.into_inner();
+    report.differences += puller.taker.differences.into_inner();
+    report.differences_failed += puller.taker.failed.into_inner();
     let stop = puller.stop.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !matches!(stop, Some(ShardError::Repo(RepoError::DiskFull { .. }))) {
         done.extend(staging.finished()?);
@@ -198,7 +212,7 @@ fn refused(error: &dyn std::error::Error) -> ShardError {
 
 fn require_room(repo: &Repo, commit: Commit, shards: &[&Shard]) -> Result<(), PullError> {
     let needed = shards.iter().fold(0u64, |sum, shard| {
-        let each = shard.raw.saturating_add(shard.objects.saturating_mul(OBJECT_OVERHEAD));
+        let each = shard.content().saturating_add(shard.objects.saturating_mul(OBJECT_OVERHEAD));
         sum.saturating_add(each)
     });
     let free = repo.free_bytes()?;
@@ -218,6 +232,7 @@ struct Puller<'p> {
     received: AtomicU64,
     objects: AtomicU64,
     shards: AtomicU64,
+    taker: Taker<'p>,
 }
 
 impl Puller<'_> {
@@ -275,7 +290,7 @@ impl Puller<'_> {
             progress: self.progress,
         };
         let mut compressed = BufReader::with_capacity(CHUNK, hashed);
-        let unpacked = unpack(shard, &mut compressed, &batch, self.staging.repo());
+        let unpacked = unpack(shard, &mut compressed, &batch, &self.taker);
         let mut hashed = compressed.into_inner();
         if let Some(error) = hashed.inner.failure.take() {
             return Err(ShardError::Fetch(error));
@@ -293,56 +308,130 @@ impl Puller<'_> {
     }
 }
 
-/// Writes all objects of a shard into the batch and reads its stream to the end.
+/// Writes all objects of a shard into the batch and reads its stream to the end. Gives how many were written.
 fn unpack(
     shard: &Shard,
     compressed: &mut impl io::BufRead,
     batch: &Batch<'_>,
-    repo: &Repo,
+    taker: &Taker<'_>,
 ) -> Result<u64, ShardError> {
-    let broken = |error: io::Error| ShardError::Refused(format!("shard {}: {error}", shard.digest));
+    let refuse = |reason: String| ShardError::Refused(format!("shard {}: {reason}", shard.digest));
+    let broken = |error: io::Error| refuse(error.to_string());
     let mut objects = 0;
+    // A shard that gives more than its index says would otherwise fill the disk.
+    let mut room = shard.content();
     {
         let mut decoder = zstd::Decoder::with_buffer(&mut *compressed).map_err(broken)?.single_frame();
         decoder.window_log_max(WINDOW_LOG).map_err(broken)?;
-        // A shard that unpacks to more than its index says would otherwise fill the disk.
         let mut records = RecordReader::new(decoder.take(shard.raw)).map_err(broken)?;
         while let Some(record) = records.next_record().map_err(broken)? {
-            take_record(record, &mut records, batch, repo).map_err(|error| match error {
+            let taken = taker.take(record, &mut records, batch, &mut room).map_err(|error| match error {
                 RepoError::Io { .. } | RepoError::DiskFull { .. } => ShardError::Repo(error),
-                other => ShardError::Refused(format!("shard {}: {}", shard.digest, in_one_line(&other))),
+                other => refuse(in_one_line(&other)),
             })?;
-            objects += 1;
+            objects += u64::from(taken);
         }
     }
     io::copy(compressed, &mut io::sink()).map_err(broken)?;
     Ok(objects)
 }
 
-fn take_record<R: Read>(
-    record: Record,
-    records: &mut RecordReader<R>,
-    batch: &Batch<'_>,
-    repo: &Repo,
-) -> Result<(), RepoError> {
-    let kind = match record.kind {
-        RecordKind::Object(kind) => kind,
-        // Written by no program yet: the object comes by itself.
-        RecordKind::FilePatch => return Ok(()),
-    };
-    let object = ObjectName::new(kind, record.digest);
-    if repo.has(&object) {
-        return Ok(());
+/// Takes objects out of records.
+struct Taker<'t> {
+    repo: &'t Repo,
+    memory: Budget,
+    differences: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Taker<'_> {
+    /// Writes the record's object into the batch, out of `room` bytes. False: it has to come another way.
+    fn take<R: Read>(
+        &self,
+        record: Record,
+        records: &mut RecordReader<R>,
+        batch: &Batch<'_>,
+        room: &mut u64,
+    ) -> Result<bool, RepoError> {
+        let kind = match record.kind {
+            RecordKind::Object(kind) => kind,
+            RecordKind::FilePatch => return self.take_difference(record, records, batch, room),
+        };
+        let object = ObjectName::new(kind, record.digest);
+        if self.repo.has(&object) {
+            return Ok(true);
+        }
+        let receiving = |source| RepoError::Source { object, source };
+        *room = room.checked_sub(record.length).ok_or_else(|| receiving(too_much()))?;
+        if kind != ObjectKind::File {
+            let mut bytes = Vec::new();
+            records.read_to_end(&mut bytes).map_err(receiving)?;
+            return batch.write_metadata(&object, &bytes).map(|()| true);
+        }
+        let (header, prefix) = FileHeader::read(records).map_err(receiving)?;
+        let size = record.length.saturating_sub(prefix.len() as u64);
+        batch.write_file(record.digest, &prefix, Content { header: &header, stream: records, size })?;
+        Ok(true)
     }
-    let receiving = |source| RepoError::Source { object, source };
-    if kind != ObjectKind::File {
-        let mut bytes = Vec::new();
-        records.read_to_end(&mut bytes).map_err(receiving)?;
-        return batch.write_metadata(&object, &bytes);
+
+    /// Whatever is wrong with a difference or with what it is against costs this object alone.
+    fn take_difference<R: Read>(
+        &self,
+        record: Record,
+        records: &mut RecordReader<R>,
+        batch: &Batch<'_>,
+        room: &mut u64,
+    ) -> Result<bool, RepoError> {
+        if self.repo.has(&ObjectName::new(ObjectKind::File, record.digest)) {
+            return Ok(true);
+        }
+        match self.apply(record.digest, records, batch, room) {
+            Ok(()) => {
+                self.differences.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error @ (RepoError::Io { .. } | RepoError::DiskFull { .. })) => Err(error),
+            Err(error) => {
+                let reason = in_one_line(&error);
+                tracing::warn!(object = %record.digest, %reason, "a difference is of no use here: the object comes by itself");
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                Ok(false)
+            }
+        }
     }
-    let (header, prefix) = FileHeader::read(records).map_err(receiving)?;
-    let size = record.length.saturating_sub(prefix.len() as u64);
-    batch.write_file(record.digest, &prefix, Content { header: &header, stream: records, size })
+
+    fn apply<R: Read>(
+        &self,
+        digest: Digest,
+        records: &mut RecordReader<R>,
+        batch: &Batch<'_>,
+        room: &mut u64,
+    ) -> Result<(), RepoError> {
+        let object = ObjectName::new(ObjectKind::File, digest);
+        let receiving = |source| RepoError::Source { object, source };
+        let mut older = [0; 32];
+        records.read_exact(&mut older).map_err(receiving)?;
+        let (header, prefix) = FileHeader::read(records).map_err(receiving)?;
+        let mut size = [0; 8];
+        records.read_exact(&mut size).map_err(receiving)?;
+        let size = u64::from_be_bytes(size);
+        let all = size.saturating_add(prefix.len() as u64);
+        *room = room.checked_sub(all).ok_or_else(|| receiving(too_much()))?;
+        let older_object = ObjectName::new(ObjectKind::File, Digest::from_bytes(older));
+        let older = self.repo.open_file(&older_object.digest).map_err(|error| match error {
+            // A bad sector under the older file is no reason to give up: the new one can be fetched.
+            RepoError::Io { source, .. } => RepoError::Source { object: older_object, source },
+            other => other,
+        })?;
+        let _memory = self.memory.lend(apply_bytes(older.size, size));
+        let pieces = Pieces::new(older.content, older.size);
+        let mut stream = PatchReader::new(records, pieces, size);
+        batch.write_file(digest, &prefix, Content { header: &header, stream: &mut stream, size })
+    }
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "more content than the index says")
 }
 
 /// Hashes and counts a shard's bytes as they come.

@@ -1,8 +1,9 @@
-//! Container images of a release: built, split into files, linked into the tree.
+//! Container images of a release: had from where they come, split into files, linked into the tree.
 //!
-//! 1. a recipe is built by the project's script into an OCI layout, cached by what goes into it; 2. its layers are
-//!    split once into a store in the cache; 3. a release links the images that it pins. An image that the cache has
-//!    lost is built again, and must come out as locked.
+//! 1. [`Images::resolve`] finds out what an image is: from a registry by its descriptions alone, else by having it: a
+//!    recipe is built by the project's script (cached by what goes into it), Docker saves its own, archives are read;
+//! 2. [`Images::ensure`] makes sure that the store in the cache has what is locked, and pulls the layers that it lacks;
+//! 3. a release links the images that it pins. What comes again must come as locked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,14 @@ use std::process::Command;
 use super::binaries::{BinaryError, find_script};
 use super::cache::{Cache, link_tree};
 use crate::engine::command::{CommandError, run};
-use crate::image::source::{self, SourceError};
+use crate::engine::docker::{Docker, DockerError};
+use crate::engine::registry::{RegistryError, RegistryImage, Settings};
+use crate::image::source::{self, ImageSource, SourceError, SourceImage};
 use crate::image::store::{ImageStore, StoreError};
 use crate::image::{Limits, Ownership};
 use crate::manifest::service::WantedImage;
-use crate::model::{Digest, PinnedImage};
+use crate::manifest::{LockedImage, LockedLayer, Origin};
+use crate::model::{Digest, ImageRef, PinnedImage};
 
 /// The project's script that builds a container image from a recipe.
 const BUILD_SCRIPT: &str = "scripts/build-image.sh";
@@ -55,16 +59,34 @@ pub enum ImageError {
         #[source]
         source: Box<StoreError>,
     },
-    /// The recipe gives another image than the lock says.
-    #[error("image {name} of {recipe} is no longer the locked one: expected {expected}, got {got}")]
+    /// A registry does not give it.
+    #[error("pulling image {name}")]
+    Registry {
+        /// Image.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// Docker does not give it.
+    #[error("taking image {name} from docker")]
+    Docker {
+        /// Image.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<DockerError>,
+    },
+    /// Where it comes from there is another image now than the lock says.
+    #[error("image {name} of {reference} is no longer the locked one: expected {expected}, got {got}")]
     Moved {
         /// Image.
         name: String,
-        /// Recipe.
-        recipe: PathBuf,
-        /// The lock's config digest.
+        /// Where it comes from.
+        reference: String,
+        /// The lock's digest of config or manifest.
         expected: Digest,
-        /// What was built.
+        /// What came.
         got: Digest,
     },
     /// The script was not found.
@@ -93,60 +115,186 @@ pub fn cached_store(cache: &Cache) -> ImageStore {
     ImageStore::new(cache.dir().join("store"))
 }
 
-/// Builds the image `name` and splits it into the cache's store.
-pub fn resolve(
-    cache: &Cache,
-    name: &str,
-    wanted: &WantedImage,
-    mirror: Option<&str>,
-) -> Result<PinnedImage, ImageError> {
-    let work = cache.work().map_err(at(cache.dir()))?;
-    let layout = work.path().join("layout");
-    let script = find_script(wanted.recipe.parent().unwrap_or(Path::new(".")), BUILD_SCRIPT)?;
-    let mut command = Command::new(script);
-    if let Some(mirror) = mirror {
-        command.args(["--mirror", mirror]);
-    }
-    command.arg(&wanted.recipe).arg(&layout).env("RACKSTEP_CACHE", cache.dir());
-    run(&mut command).map_err(|source| ImageError::Build {
-        name: name.to_owned(),
-        recipe: wanted.recipe.clone(),
-        source,
-    })?;
-    let limits = Limits::default();
-    let mut image = source::open(&layout, None, &limits)
-        .map_err(|source| ImageError::Read { name: name.to_owned(), source: Box::new(source) })?;
-    let store = cached_store(cache);
-    fs::create_dir_all(store.dir()).map_err(at(store.dir()))?;
-    store
-        .add(image.as_mut(), &wanted.reference, Ownership::Apply, &limits)
-        .map_err(|source| ImageError::Store { name: name.to_owned(), source: Box::new(source) })
+/// Gets container images.
+pub struct Images<'a> {
+    cache: &'a Cache,
+    mirror: Option<&'a str>,
+    /// Where Docker listens; none: where it always does.
+    pub docker_url: Option<String>,
+    /// What is known about registries.
+    pub registries: Settings,
+    limits: Limits,
 }
 
-/// Makes sure that the cache's store has a locked image.
-pub fn ensure(
-    cache: &Cache,
-    name: &str,
-    wanted: &WantedImage,
-    locked: &PinnedImage,
-    mirror: Option<&str>,
-) -> Result<(), ImageError> {
-    let store = cached_store(cache);
-    let has_all = store.image(&locked.config).is_ok()
-        && locked.layers.iter().all(|layer| store.layer_dir(layer.diff_id).is_dir());
-    if has_all {
-        return Ok(());
+impl<'a> Images<'a> {
+    /// Takes the places of Docker and its configuration from the environment; `mirror` is for recipes.
+    pub fn new(cache: &'a Cache, mirror: Option<&'a str>) -> Self {
+        let docker_url = std::env::var("DOCKER_HOST").ok().filter(|url| !url.is_empty());
+        Self { cache, mirror, docker_url, registries: Settings::observe(), limits: Limits::default() }
     }
-    let built = resolve(cache, name, wanted, mirror)?;
-    if built.config == locked.config && built.manifest == locked.manifest {
-        return Ok(());
+
+    /// Finds out what the image `name` is.
+    pub fn resolve(&self, name: &str, wanted: &WantedImage) -> Result<LockedImage, ImageError> {
+        match &wanted.origin {
+            Origin::Registry { image, insecure } => {
+                let mut source = self.open(name, image, *insecure)?;
+                let described = source.describe().map_err(|source| read_error(name, source))?;
+                Ok(locked(&wanted.reference, described))
+            }
+            Origin::Docker(known_as) => {
+                let docker = self.docker(name)?;
+                let id = docker.resolve(known_as).map_err(|source| docker_error(name, source))?;
+                self.save(&docker, name, &wanted.reference, id).map(LockedImage::from)
+            }
+            Origin::Recipe(_) | Origin::Files { .. } => self.read(name, wanted).map(LockedImage::from),
+        }
     }
-    Err(ImageError::Moved {
-        name: name.to_owned(),
-        recipe: wanted.recipe.clone(),
-        expected: locked.config,
-        got: built.config,
+
+    /// Makes sure that the cache's store has a locked image, and gives it with all sizes known.
+    pub fn ensure(
+        &self,
+        name: &str,
+        wanted: &WantedImage,
+        locked: &LockedImage,
+    ) -> Result<PinnedImage, ImageError> {
+        let store = cached_store(self.cache);
+        if let Some(pinned) = find(&store, locked) {
+            return Ok(pinned);
+        }
+        let got = match &wanted.origin {
+            // By digest: a tag may name another image by now.
+            Origin::Registry { image, insecure } => {
+                let mut source = self.open(name, &image.at(locked.manifest), *insecure)?;
+                self.add(name, &wanted.reference, &mut source)?
+            }
+            Origin::Docker(_) => self.save(&self.docker(name)?, name, &wanted.reference, locked.config)?,
+            Origin::Recipe(_) | Origin::Files { .. } => self.read(name, wanted)?,
+        };
+        for (expected, got) in [(locked.config, got.config), (locked.manifest, got.manifest)] {
+            if expected != got {
+                let (name, reference) = (name.to_owned(), wanted.reference.clone());
+                return Err(ImageError::Moved { name, reference, expected, got });
+            }
+        }
+        Ok(got)
+    }
+
+    /// Reads an image whose files are on this machine, or will be when its recipe is built, into the store.
+    fn read(&self, name: &str, wanted: &WantedImage) -> Result<PinnedImage, ImageError> {
+        let work = self.cache.work().map_err(at(self.cache.dir()))?;
+        let layout = work.path().join("layout");
+        let (path, image) = match &wanted.origin {
+            Origin::Recipe(recipe) => {
+                self.build(name, recipe, &layout)?;
+                (&layout, None)
+            }
+            Origin::Files { path, name, .. } => (path, name.as_deref()),
+            Origin::Registry { .. } | Origin::Docker(_) => (&layout, None),
+        };
+        let mut source =
+            source::open(path, image, &self.limits).map_err(|source| read_error(name, source))?;
+        self.add(name, &wanted.reference, source.as_mut())
+    }
+
+    fn build(&self, name: &str, recipe: &Path, layout: &Path) -> Result<(), ImageError> {
+        let script = find_script(recipe.parent().unwrap_or(Path::new(".")), BUILD_SCRIPT)?;
+        let mut command = Command::new(script);
+        if let Some(mirror) = self.mirror {
+            command.args(["--mirror", mirror]);
+        }
+        command.arg(recipe).arg(layout).env("RACKSTEP_CACHE", self.cache.dir());
+        let (name, recipe) = (name.to_owned(), recipe.to_owned());
+        run(&mut command).map(drop).map_err(|source| ImageError::Build { name, recipe, source })
+    }
+
+    fn open(&self, name: &str, image: &ImageRef, insecure: bool) -> Result<RegistryImage, ImageError> {
+        RegistryImage::open(image, insecure, &self.registries, &self.limits)
+            .map_err(|source| ImageError::Registry { name: name.to_owned(), source: Box::new(source) })
+    }
+
+    fn docker(&self, name: &str) -> Result<Docker, ImageError> {
+        Docker::connect(self.docker_url.as_deref()).map_err(|source| docker_error(name, source))
+    }
+
+    /// Has Docker save the image of this Id; layers that the store has are not kept.
+    fn save(
+        &self,
+        docker: &Docker,
+        name: &str,
+        reference: &str,
+        id: Digest,
+    ) -> Result<PinnedImage, ImageError> {
+        let work = self.cache.work().map_err(at(self.cache.dir()))?;
+        let store = cached_store(self.cache);
+        let has = |diff_id| store.layer_dir(diff_id).is_dir();
+        docker.save(id, work.path(), &has).map_err(|source| docker_error(name, source))?;
+        let mut source =
+            source::open(work.path(), None, &self.limits).map_err(|source| read_error(name, source))?;
+        let saved = self.add(name, reference, source.as_mut())?;
+        // Docker's classic store names an image by its config, its containerd store by its manifest.
+        if saved.config == id || saved.manifest == id {
+            return Ok(saved);
+        }
+        let (name, reference) = (name.to_owned(), reference.to_owned());
+        Err(ImageError::Moved { name, reference, expected: id, got: saved.config })
+    }
+
+    fn add(
+        &self,
+        name: &str,
+        reference: &str,
+        source: &mut dyn ImageSource,
+    ) -> Result<PinnedImage, ImageError> {
+        let store = cached_store(self.cache);
+        fs::create_dir_all(store.dir()).map_err(at(store.dir()))?;
+        store
+            .add(source, reference, Ownership::Apply, &self.limits)
+            .map_err(|source| ImageError::Store { name: name.to_owned(), source: Box::new(source) })
+    }
+}
+
+fn read_error(name: &str, source: SourceError) -> ImageError {
+    ImageError::Read { name: name.to_owned(), source: Box::new(source) }
+}
+
+fn docker_error(name: &str, source: DockerError) -> ImageError {
+    ImageError::Docker { name: name.to_owned(), source: Box::new(source) }
+}
+
+/// What a registry says of an image. Sizes are not known until its layers have been pulled.
+fn locked(reference: &str, image: SourceImage) -> LockedImage {
+    LockedImage {
+        reference: reference.to_owned(),
+        manifest: Digest::of(&image.manifest.unwrap_or_default()),
+        config: Digest::of(&image.config),
+        layers: image.diff_ids.into_iter().map(|diff_id| LockedLayer { diff_id, size: None }).collect(),
+    }
+}
+
+/// The locked image as the store has it, if all of it is there.
+fn find(store: &ImageStore, locked: &LockedImage) -> Option<PinnedImage> {
+    let stored = store.image(&locked.config).ok()?;
+    let same_layers = stored.layers.iter().map(|layer| layer.diff_id);
+    let is_whole = Digest::of(&stored.manifest) == locked.manifest
+        && same_layers.eq(locked.layers.iter().map(|layer| layer.diff_id))
+        && stored.layers.iter().all(|layer| store.layer_dir(layer.diff_id).is_dir());
+    is_whole.then(|| PinnedImage {
+        reference: locked.reference.clone(),
+        manifest: locked.manifest,
+        config: locked.config,
+        layers: stored.layers,
     })
+}
+
+/// Bytes of the locked images as far as lock or store know them.
+pub fn known_bytes<'a>(cache: &Cache, images: impl Iterator<Item = &'a LockedImage>) -> u64 {
+    let store = cached_store(cache);
+    images
+        .map(|image| match find(&store, image) {
+            Some(pinned) => pinned.size(),
+            None => image.pinned(|_| 0).size(),
+        })
+        .sum()
 }
 
 /// Links `images` from the cache's store into the store at `target`.

@@ -4,7 +4,8 @@
 //! 2. [`ImageSource::describe`] gives the raw manifest and config, checked against the digests that name them;
 //! 3. [`ImageSource::open_layer`] streams one layer's tar, decompressed; its blob is checked while it streams.
 //!
-//! A registry or a running dockerd fits the same trait: describing is a few small requests, a layer is one stream.
+//! Registries fit the same trait (`engine::registry`): describing is a few small requests, a layer is one stream. A running
+//! dockerd gives an archive (`engine::docker`).
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ mod oci_layout;
 mod tests;
 
 pub use bundle::{Bundle, BundleError};
+pub use compression::decompress;
 pub use docker_archive::DockerArchive;
 pub use oci_layout::OciLayout;
 
@@ -132,6 +134,9 @@ pub enum SourceError {
         #[source]
         source: io::Error,
     },
+    /// A source that is no file: a registry.
+    #[error(transparent)]
+    Remote(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Opens the image `name` (or the only one) of the layout or archive at `path`.

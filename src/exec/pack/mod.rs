@@ -1,10 +1,15 @@
 //! Writing packs: a release made ready for the wire, on all cores.
 //!
-//! 1. Walk the commit; for an update leave out what the older commit has;
+//! 1. Walk the commit; for an update leave out what the older commit has, and find for each new file an older one that
+//!    it is likely to come from (`older`);
 //! 2. deal the objects into shards of about equal size, directories first, files in the order of their paths, so that the
 //!    same commit always gives the same shards;
-//! 3. write the shards in parallel; every object's digest is checked while it goes by;
+//! 3. write the shards in parallel, files as a difference where that is smaller (`difference`); every object's digest is
+//!    checked while it goes by;
 //! 4. index and signature, then the list, which makes the pack known.
+
+mod difference;
+mod older;
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,16 +22,28 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::repo::{Mode, Repo, RepoError, write_atomically};
 use crate::engine::signature::SecretKey;
+use crate::exec::budget::Budget;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
-use crate::pack::index::{self, Index, List, ListedPack, PACK_FORMAT, SHARDS_DIR, Shard};
+use crate::pack::index::{self, DIFFERENCES_FORMAT, Index, List, ListedPack, PACK_FORMAT, SHARDS_DIR, Shard};
 use crate::pack::record::{Record, RecordKind, RecordWriter};
+
+use difference::Difference;
+use older::Older;
 
 /// zstd's own default: higher levels cost more time at compose than they save on a rack's network.
 pub const DEFAULT_LEVEL: i32 = 3;
+/// Updates are smaller, go to every host, and often over slower links: more time is well spent.
+pub const UPDATE_LEVEL: i32 = 16;
 /// Readers allow a window of 8 MiB; levels above this one may ask for more.
 pub const HIGHEST_LEVEL: i32 = 19;
 /// A shard is closed when the objects in it take this many bytes in an archive repo, which is a little more than they take in it.
 const SHARD_TARGET: u64 = 36 << 20;
+/// The same for an update: its objects shrink to a part of that, and several shards are written at a time.
+const UPDATE_SHARD_TARGET: u64 = 16 << 20;
+/// Memory for all differences that are being made.
+const DIFFERENCES_MEMORY: u64 = 88 << 20;
+/// Memory for all compressors that are at work.
+const COMPRESSORS_MEMORY: u64 = 96 << 20;
 /// How much larger files are when a repo keeps them uncompressed.
 const BARE_FACTOR: u64 = 3;
 /// Bytes that are copied at a time.
@@ -35,15 +52,27 @@ const CHUNK: usize = 128 << 10;
 /// How a pack is written.
 #[derive(Debug, Clone, Copy)]
 pub struct PackOptions {
-    /// zstd level, 1 to [`HIGHEST_LEVEL`].
+    /// zstd level of a whole pack, 1 to [`HIGHEST_LEVEL`].
     pub level: i32,
+    /// zstd level of an update.
+    pub update_level: i32,
     /// Bytes of objects, as an archive repo keeps them, at which a shard is closed.
     pub shard_target: u64,
+    /// The same for an update.
+    pub update_shard_target: u64,
+    /// Whether an update has differences.
+    pub differences: bool,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { level: DEFAULT_LEVEL, shard_target: SHARD_TARGET }
+        Self {
+            level: DEFAULT_LEVEL,
+            update_level: UPDATE_LEVEL,
+            shard_target: SHARD_TARGET,
+            update_shard_target: UPDATE_SHARD_TARGET,
+            differences: true,
+        }
     }
 }
 
@@ -91,17 +120,32 @@ pub fn write_pack(
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     let in_repo = |source| PackError::Repo { to, source };
-    let objects = objects_to_send(repo, to, from).map_err(in_repo)?;
-    let groups = deal(repo, &objects, options.shard_target);
-    progress.begin("pack", Some(objects.len() as u64));
+    let differences = options.differences && from.is_some();
+    let (level, target) = match from {
+        None => (options.level, options.shard_target),
+        Some(_) => (options.update_level, options.update_shard_target),
+    };
+    let level = level.clamp(1, HIGHEST_LEVEL);
+    let items = items_to_send(repo, to, from, differences).map_err(in_repo)?;
+    let groups = deal(repo, &items, target);
+    progress.begin("pack", Some(items.len() as u64));
     let dir = repo.path().join(SHARDS_DIR);
     fs::create_dir_all(&dir).map_err(|source| PackError::Write { to, path: dir.clone(), source })?;
-    let packer = Packer { repo, to, dir: &dir, level: options.level.clamp(1, HIGHEST_LEVEL), progress };
+    let packer = Packer {
+        repo,
+        to,
+        dir: &dir,
+        level,
+        differences,
+        making: Budget::new(DIFFERENCES_MEMORY),
+        compressing: Budget::new(COMPRESSORS_MEMORY),
+        progress,
+    };
     let shards: Vec<Shard> =
         groups.par_iter().map(|group| packer.write_shard(group)).collect::<Result<_, PackError>>()?;
     let sum = |of: fn(&Shard) -> u64| shards.iter().map(of).sum();
     let index = Index {
-        format: PACK_FORMAT,
+        format: if differences { DIFFERENCES_FORMAT } else { PACK_FORMAT },
         to,
         from,
         objects: sum(|shard| shard.objects),
@@ -119,36 +163,54 @@ pub fn write_pack(
     Ok(PackReport { index, signed: key.is_some() })
 }
 
-fn objects_to_send(repo: &Repo, to: Commit, from: Option<Commit>) -> Result<Vec<ObjectName>, RepoError> {
+/// An object to send.
+struct Item {
+    object: ObjectName,
+    /// The file of the older release that it is likely to come from.
+    older: Option<Digest>,
+}
+
+fn items_to_send(
+    repo: &Repo,
+    to: Commit,
+    from: Option<Commit>,
+    differences: bool,
+) -> Result<Vec<Item>, RepoError> {
     let known: HashSet<ObjectName> = match from {
         Some(from) => repo.walk_objects(from)?.into_iter().collect(),
         None => HashSet::new(),
     };
-    let mut objects = repo.walk_objects(to)?;
-    // The commit object travels by itself: it is checked before a pack is chosen.
-    objects.retain(|object| object.kind != ObjectKind::Commit && !known.contains(object));
+    let older = from.filter(|_| differences).map(|from| Older::of(repo, from)).transpose()?;
+    let mut items = Vec::new();
+    repo.walk(to, &mut |path, object| {
+        // The commit object travels by itself: it is checked before a pack is chosen.
+        if object.kind != ObjectKind::Commit && !known.contains(&object) {
+            let older = older.as_ref().filter(|_| object.kind == ObjectKind::File);
+            items.push(Item { object, older: older.and_then(|older| older.find(path, &object.digest)) });
+        }
+    })?;
     // Stable: files stay in the order of their paths, where similar ones are near each other.
-    objects.sort_by_key(|object| object.kind == ObjectKind::File);
-    Ok(objects)
+    items.sort_by_key(|item| item.object.kind == ObjectKind::File);
+    Ok(items)
 }
 
-fn deal<'o>(repo: &Repo, objects: &'o [ObjectName], target: u64) -> Vec<&'o [ObjectName]> {
+fn deal<'i>(repo: &Repo, items: &'i [Item], target: u64) -> Vec<&'i [Item]> {
     let mut groups = Vec::new();
     let (mut begin, mut size) = (0, 0);
-    for (index, object) in objects.iter().enumerate() {
+    for (index, item) in items.iter().enumerate() {
         // A missing object is reported by whoever opens it.
-        let bytes = fs::symlink_metadata(repo.object_path(object)).map_or(0, |stat| stat.len());
+        let bytes = fs::symlink_metadata(repo.object_path(&item.object)).map_or(0, |stat| stat.len());
         size += match repo.mode() {
             Mode::Archive => bytes,
             Mode::Bare => bytes / BARE_FACTOR,
         };
         if size >= target {
-            groups.push(&objects[begin..=index]);
+            groups.push(&items[begin..=index]);
             (begin, size) = (index + 1, 0);
         }
     }
-    if begin < objects.len() {
-        groups.push(&objects[begin..]);
+    if begin < items.len() {
+        groups.push(&items[begin..]);
     }
     groups
 }
@@ -158,11 +220,25 @@ struct Packer<'p> {
     to: Commit,
     dir: &'p Path,
     level: i32,
+    differences: bool,
+    making: Budget,
+    compressing: Budget,
     progress: &'p dyn Progress,
 }
 
+/// Memory that zstd takes to compress a shard: its tables and twice its window.
+fn compressor_bytes(level: i32) -> u64 {
+    match level {
+        ..=5 => 8 << 20,
+        6..=16 => 48 << 20,
+        17..=18 => 64 << 20,
+        _ => 96 << 20,
+    }
+}
+
 impl Packer<'_> {
-    fn write_shard(&self, objects: &[ObjectName]) -> Result<Shard, PackError> {
+    fn write_shard(&self, items: &[Item]) -> Result<Shard, PackError> {
+        let _memory = self.compressing.lend(compressor_bytes(self.level));
         let writing = |source| PackError::Write { to: self.to, path: self.dir.to_owned(), source };
         let in_repo = |source| PackError::Repo { to: self.to, source };
         let file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(self.dir).map_err(writing)?;
@@ -170,18 +246,30 @@ impl Packer<'_> {
         let hashed = Hashed { inner: out, hasher: Sha256::new(), size: 0 };
         let encoder = zstd::Encoder::new(hashed, self.level).map_err(writing)?;
         let counted = Counted { inner: encoder, size: 0 };
-        let mut records = RecordWriter::new(counted).map_err(writing)?;
+        let mut records = RecordWriter::new(counted, self.differences).map_err(writing)?;
         let mut buffer = vec![0; CHUNK];
-        for object in objects {
-            if object.kind == ObjectKind::File {
-                self.write_file(&mut records, object, &mut buffer)?;
+        let mut unpacked = 0;
+        for Item { object, older } in items {
+            unpacked += if object.kind == ObjectKind::File {
+                let made =
+                    older.map(|older| difference::make(self.repo, &object.digest, &older, &self.making));
+                match made.transpose().map_err(in_repo)?.flatten() {
+                    Some(Difference { payload, unpacked }) => {
+                        let length = payload.len() as u64;
+                        let record = Record { kind: RecordKind::FilePatch, digest: object.digest, length };
+                        records.begin(record).and_then(|to| to.write_all(&payload)).map_err(writing)?;
+                        unpacked
+                    }
+                    None => self.write_file(&mut records, object, &mut buffer)?,
+                }
             } else {
                 let bytes = self.repo.read_metadata(object).map_err(in_repo)?;
                 records
                     .begin(record_of(object, bytes.len() as u64))
                     .and_then(|to| to.write_all(&bytes))
                     .map_err(writing)?;
-            }
+                bytes.len() as u64
+            };
             self.progress.advance(1);
         }
         let (counted, count) = records.finish().map_err(writing)?;
@@ -189,7 +277,8 @@ impl Packer<'_> {
         let hashed = counted.inner.finish().map_err(writing)?;
         let (digest, size) = (Digest::from_bytes(hashed.hasher.finalize().into()), hashed.size);
         hashed.inner.into_inner().map_err(|error| writing(error.into_error()))?;
-        let shard = Shard { digest, size, raw, objects: count };
+        let unpacked = self.differences.then_some(unpacked);
+        let shard = Shard { digest, size, raw, objects: count, unpacked };
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(readable).and_then(|()| file.as_file().sync_all()).map_err(writing)?;
         file.persist(self.repo.path().join(shard.path())).map_err(|error| writing(error.error))?;
@@ -201,7 +290,7 @@ impl Packer<'_> {
         records: &mut RecordWriter<W>,
         object: &ObjectName,
         buffer: &mut [u8],
-    ) -> Result<(), PackError> {
+    ) -> Result<u64, PackError> {
         let path = self.repo.object_path(object);
         let in_repo = |source| PackError::Repo { to: self.to, source };
         let writing = |source| PackError::Write { to: self.to, path: self.dir.to_owned(), source };
@@ -224,7 +313,7 @@ impl Packer<'_> {
         if got != object.digest || total != file.size {
             return Err(in_repo(RepoError::Damaged { object: *object, got: got.hex() }));
         }
-        Ok(())
+        Ok(prefix.len() as u64 + total)
     }
 }
 
