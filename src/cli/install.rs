@@ -4,27 +4,19 @@
 //! for disk images of virtual machines.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::str::FromStr;
 
+use super::scratch::Scratch;
 use crate::cli::progress::Terminal;
 use crate::cli::{Failure, Kind};
 use crate::engine::firmware::{normal_mac, observe_boot_arguments};
 use crate::exec::install::approve::{ApproveError, Approved, approve_disk, approve_file};
 use crate::exec::install::inventory::{observe_inventory, observe_own_address};
 use crate::exec::install::server::{RackServer, Reporter};
-use crate::exec::install::{
-    Aftermath, GRUB_CONFIG_LINK, InstallError, Interrupted, Job, Step, Watcher, install,
-};
+use crate::exec::install::{Aftermath, InstallError, Interrupted, Job, Step, Watcher, install};
 use crate::model::Progress;
 use crate::model::imaging::{ImagingAnswer, ImagingPlan, Inventory};
-
-/// Where small files and mount points are; in memory on every system that has systemd.
-const SCRATCH: &str = "/run";
-/// The variable that tells libostree who writes `grub.cfg`.
-const GRUB_CONFIG_VARIABLE: &str = "OSTREE_GRUB2_EXEC";
 
 /// Image this machine as the rack server says.
 ///
@@ -83,9 +75,7 @@ impl FromStr for Fault {
 
 /// Runs the verb.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let scratch = Scratch::of_this_process();
-    ensure_grub_config_variable(&scratch)?;
-    scratch.create()?;
+    let scratch = Scratch::enter()?;
     match (&arguments.plan, &arguments.target) {
         (Some(plan), Some(target)) => image_file(&arguments, plan, target, &scratch),
         _ => image_machine(&arguments, &scratch),
@@ -131,7 +121,7 @@ fn image_machine(arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure
         return tell_dry_run(approved, &plan);
     }
     let address = observe_own_address(&url).unwrap_or_default();
-    let job = Job { plan: &plan, uefi: Some(inventory.uefi), address: &address, scratch: &scratch.path };
+    let job = Job { plan: &plan, uefi: Some(inventory.uefi), address: &address, scratch: scratch.path() };
     finish(&job, approved, watcher)
 }
 
@@ -141,7 +131,7 @@ fn image_file(arguments: &Arguments, plan: &Path, target: &Path, scratch: &Scrat
     if arguments.dry_run {
         return Ok(());
     }
-    let job = Job { plan: &plan, uefi: None, address: "127.0.0.1", scratch: &scratch.path };
+    let job = Job { plan: &plan, uefi: None, address: "127.0.0.1", scratch: scratch.path() };
     let watcher = Told { terminal: Terminal::default(), reporter: None, fault: arguments.fault };
     finish(&job, approve_file(&plan, target), watcher)
 }
@@ -295,58 +285,4 @@ impl Watcher for Told {
     fn after(&self, step: Step) -> Result<(), Interrupted> {
         self.fail_if(When::After, step)
     }
-}
-
-/// A directory of this process, removed at the end.
-#[derive(Debug)]
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Named after the process: the name outlives the `exec` of [`ensure_grub_config_variable`].
-    fn of_this_process() -> Self {
-        Self { path: Path::new(SCRATCH).join(format!("rackstep-install.{}", std::process::id())) }
-    }
-
-    fn create(&self) -> Result<(), Failure> {
-        fs::create_dir_all(&self.path).map_err(|error| {
-            let told = format!("creating {}: {error}", self.path.display());
-            Failure::new(Kind::Failed, told, "nothing changed")
-        })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Never recursively: what is still mounted below it is somebody's disk.
-        let files = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        for entry in files {
-            let path = entry.path();
-            let _ = if path.is_dir() && !path.is_symlink() {
-                fs::remove_dir(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-        }
-        let _ = fs::remove_dir(&self.path);
-    }
-}
-
-/// Starts this program again with the variable that makes libostree run the *release's* `grub-config`.
-///
-/// libostree takes it from the environment alone, and a process cannot change its own safely once it has threads.
-fn ensure_grub_config_variable(scratch: &Scratch) -> Result<(), Failure> {
-    let link = scratch.path.join(GRUB_CONFIG_LINK);
-    if std::env::var_os(GRUB_CONFIG_VARIABLE).as_deref() == Some(link.as_os_str()) {
-        return Ok(());
-    }
-    let error = Command::new("/proc/self/exe")
-        .arg0("rackstep")
-        .args(std::env::args_os().skip(1))
-        .env(GRUB_CONFIG_VARIABLE, &link)
-        // Else what the script says of a failure goes to /dev/null.
-        .env("OSTREE_DEBUG_GRUB2", "1")
-        .exec();
-    Err(Failure::new(Kind::Failed, format!("starting rackstep again: {error}"), "nothing changed"))
 }

@@ -7,6 +7,7 @@ macro_rules! say {
 
 mod boot;
 mod compose;
+mod disk_image;
 mod gc;
 mod host;
 mod install;
@@ -15,6 +16,7 @@ pub mod progress;
 mod release;
 mod report;
 mod rollback;
+mod scratch;
 mod serve;
 mod status;
 mod upgrade;
@@ -40,6 +42,7 @@ enum Verb {
     Compose(compose::Arguments),
     Release(release::Arguments),
     Serve(serve::Arguments),
+    Box(disk_image::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
     Status(status::Arguments),
@@ -52,12 +55,13 @@ enum Verb {
 const EXAMPLES: &str = "\
 Make a release:      rackstep lock host.yaml && rackstep compose host.yaml --repo /srv/repo
 Image a rack:        rackstep serve --rack rack.yaml
+Try it on a laptop:  rackstep box 1.0.0 --repo /srv/repo --output /srv/boxes
 Upgrade this host:   rackstep upgrade             look, fetch and verify; the next boot stays as it is
                      rackstep upgrade --commit --reboot
 And back:            rackstep rollback --reboot   needs no network
 What runs here:      rackstep status
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep";
+Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep, 130 interrupted";
 
 /// What BSD's sysexits(3) calls EX_SOFTWARE.
 const BUG: u8 = 70;
@@ -86,6 +90,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
+        Verb::Box(arguments) => disk_image::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),

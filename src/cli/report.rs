@@ -12,6 +12,8 @@ pub enum Kind {
     BadInput,
     /// A check said no: exit code 3.
     Refused,
+    /// The person at the terminal stopped it: exit code 130, as shells expect after SIGINT.
+    Interrupted,
 }
 
 /// A failure on its way to the person at the terminal.
@@ -59,6 +61,7 @@ impl Failure {
             Kind::Failed => 1,
             Kind::BadInput => 2,
             Kind::Refused => 3,
+            Kind::Interrupted => 130,
         })
     }
 }

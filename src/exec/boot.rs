@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -30,6 +31,7 @@ use crate::plan::boot::{BootPlan, BootPlanError, plan_boot};
 
 use super::config::{ConfigError, Values, render_directory};
 use super::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
+use super::identity;
 use super::journal::{JournalError, read_journal};
 use super::phases::{PhaseError, PhasesDone, run_phases};
 use super::places::Places;
@@ -40,6 +42,9 @@ use super::secrets::ensure_secrets;
 
 /// Name in the pin set of the image that holds a pod's namespaces.
 const PAUSE: &str = "pause";
+
+/// How long a machine without an address of its own waits for a lease. The images were imported before: it mostly has one.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a boot step failed.
 #[derive(Debug, thiserror::Error)]
@@ -285,7 +290,10 @@ fn parse_volume(volume: &Volume) -> Result<(u32, Option<(u32, u32)>), String> {
 
 fn read_host(path: &Path) -> Result<Option<HostConfig>, BootError> {
     // A tree that was not installed by us has none; what needs it says so by name.
-    if path.exists() { read_json(path, HOST_FORMAT).map(Some) } else { Ok(None) }
+    if !path.exists() {
+        return Ok(None);
+    }
+    read_json(path, HOST_FORMAT).map(|config| Some(identity::complete(config, ADDRESS_PATIENCE)))
 }
 
 /// Reads a file whose `format` must be `expected`; the format is looked at first, so that a newer one is named as such.

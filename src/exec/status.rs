@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::engine::docker::{Docker, DockerError};
 use crate::engine::sysroot::{Sysroot, SysrootError};
 use crate::exec::boot::{BootError, observe_services};
+use crate::exec::identity;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{DeploymentStatus, ImageStatus, STATUS_FORMAT, Status};
@@ -63,7 +64,7 @@ pub fn observe_status(
     };
     Ok(Status {
         format: STATUS_FORMAT,
-        host: config.map(|config| config.name.clone()),
+        host: config.map(identity::name_of),
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),
         waiting: waiting(&deployments),

@@ -16,9 +16,9 @@ pub const HOST_FORMAT: u32 = 1;
 pub struct HostConfig {
     /// [`HOST_FORMAT`].
     pub format: u32,
-    /// Host name.
+    /// Host name; empty: whatever the machine is called when somebody asks.
     pub name: String,
-    /// Address that the services announce.
+    /// Address that the services announce; empty: the one that the machine has towards its default route.
     pub address: String,
     /// The ref whose newest commit is "the newest release".
     #[serde(rename = "ref")]

@@ -93,7 +93,7 @@ pub enum ImagingAnswer {
 pub struct ImagingPlan {
     /// Used once; bound to host, disk and release.
     pub order: String,
-    /// Host name.
+    /// Host name; empty in a disk image of which many machines are made: each gets its name from outside.
     pub host: String,
     /// The one disk, as the inventory told it; the installer checks that it is still so.
     pub disk: Disk,
@@ -106,6 +106,9 @@ pub struct ImagingPlan {
     pub follows: Ref,
     /// Base URL of the release repo.
     pub repo: String,
+    /// Base URL of the repo that the host is to follow, where that is another: a disk image is made from a local repo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow_repo: Option<String>,
     /// ed25519 public keys, base64.
     pub trusted_keys: Vec<String>,
     /// Kernel arguments besides root= and ostree=.

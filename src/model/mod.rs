@@ -18,6 +18,7 @@ pub mod rack;
 pub mod release;
 pub mod secret;
 pub mod status;
+pub mod vagrant;
 pub mod volume;
 
 pub use commit::{Commit, DeploymentId, Ref};

@@ -228,6 +228,7 @@ fn render_plan(situation: &Situation<'_>, disk: &Disk, order: &Order) -> Imaging
         commit: order.commit,
         follows: profile.follows.clone(),
         repo: network.repo_url(),
+        follow_repo: None,
         trusted_keys: rack.trusted_keys.clone(),
         kernel_arguments: profile.kernel_arguments.clone(),
         ssh_keys: rack.ssh_keys.clone(),

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod boot;
 pub mod compose;
+pub mod disk_image;
 pub mod imaging;
 pub mod reap;
 pub mod upgrade;

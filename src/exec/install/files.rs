@@ -44,7 +44,7 @@ pub fn render_files(
         name: plan.host.clone(),
         address: plan.address.as_deref().map_or(leased, without_prefix).to_owned(),
         follows: plan.follows.clone(),
-        repo: plan.repo.clone(),
+        repo: plan.follow_repo.as_ref().unwrap_or(&plan.repo).clone(),
         trusted_keys: plan.trusted_keys.clone(),
         rack_server: Some(plan.rack_server.clone()).filter(|url| !url.is_empty()),
         kernel_arguments: plan.kernel_arguments.clone(),
@@ -52,11 +52,13 @@ pub fn render_files(
     };
     let file = |path, mode, text| HostFile { path, mode, text };
     let mut files = vec![
-        file("etc/hostname", 0o644, format!("{}\n", plan.host)),
         file("etc/hosts", 0o644, render_hosts(plan)),
         file("etc/fstab", 0o644, render_fstab(boot, esp)),
         file(HOST_CONFIG, 0o644, serde_json::to_string_pretty(&host)? + "\n"),
     ];
+    if !plan.host.is_empty() {
+        files.push(file("etc/hostname", 0o644, format!("{}\n", plan.host)));
+    }
     if !plan.mac.is_empty() {
         // Made here, for one machine: a first boot of systemd without one takes seconds to preset every unit again.
         files.push(file(
@@ -70,9 +72,13 @@ pub fn render_files(
 }
 
 fn render_hosts(plan: &ImagingPlan) -> String {
+    let local = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
+    if plan.host.is_empty() {
+        return local.to_owned();
+    }
     // A lease may change; 127.0.1.1 is Debian's way to name a host without a fixed address.
     let address = plan.address.as_deref().map_or("127.0.1.1", without_prefix);
-    format!("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{address} {}\n", plan.host)
+    format!("{local}{address} {}\n", plan.host)
 }
 
 fn without_prefix(address: &str) -> &str {
@@ -191,6 +197,28 @@ mod tests {
             text(&rendered(&plan), "etc/systemd/network/20-rackstep.network"),
             "[Match]\nMACAddress=52:54:00:00:00:01\n\n[Network]\nDHCP=yes\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n"
         );
+    }
+
+    #[test]
+    fn a_disk_image_for_many_names_none() {
+        let plan = ImagingPlan {
+            host: String::new(),
+            mac: String::new(),
+            address: None,
+            follow_repo: Some("http://192.168.121.1:8080".into()),
+            ..plan()
+        };
+        let uuid = FsUuid::random().unwrap();
+        let files = render_files(&plan, "", &uuid, &uuid).unwrap();
+        let paths: Vec<_> = files.iter().map(|file| file.path).collect();
+        assert_eq!(paths, ["etc/hosts", "etc/fstab", "etc/rackstep/host.json"]);
+        assert_eq!(
+            text(&files, "etc/hosts"),
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+        );
+        let host: HostConfig = serde_json::from_str(text(&files, "etc/rackstep/host.json")).unwrap();
+        assert_eq!((host.name.as_str(), host.address.as_str(), host.mac), ("", "", None));
+        assert_eq!(host.repo, "http://192.168.121.1:8080");
     }
 
     #[test]

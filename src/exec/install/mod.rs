@@ -231,6 +231,7 @@ pub(crate) mod tests_support {
             commit: "3f2a9c015d474b579c1e0a6f5f3f1b223f2a9c015d474b579c1e0a6f5f3f1b22".parse().unwrap(),
             follows: "rackstep/x86_64/host".parse().unwrap(),
             repo: "http://10.77.0.1:8080/repo".into(),
+            follow_repo: None,
             trusted_keys: vec![],
             kernel_arguments: vec!["console=ttyS0".into()],
             ssh_keys: vec![],

@@ -1,0 +1,100 @@
+//! `qemu-img`: turns a raw disk image into a compressed qcow2 one.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::command::CommandError;
+
+const PROGRAM: &str = "qemu-img";
+
+/// Converts `from` (raw) to `to` (qcow2, compressed), and calls `moved(percent)` as it gets on: false stops it.
+///
+/// Blocks that were never written take no room, as in a sparse file.
+pub fn compress(from: &Path, to: &Path, moved: &mut dyn FnMut(u64) -> bool) -> Result<(), CommandError> {
+    let started = |source| CommandError::Start { program: PROGRAM.to_owned(), source };
+    let mut child = Command::new(PROGRAM)
+        .args(["convert", "-p", "-c", "-f", "raw", "-O", "qcow2"])
+        .args([from, to])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(started)?;
+    let stopped = !follow(&mut child, moved);
+    if stopped {
+        // It may have ended meanwhile; `wait` tells.
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().map_err(started)?;
+    if output.status.success() && !stopped {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(CommandError::Status { program: PROGRAM.to_owned(), status: output.status, stderr })
+}
+
+/// Reads what it tells until it ends. False: it is to be stopped.
+///
+/// It writes a line or two to stderr at most, so reading stdout alone cannot block it.
+fn follow(child: &mut Child, moved: &mut dyn FnMut(u64) -> bool) -> bool {
+    let Some(stdout) = &mut child.stdout else { return true };
+    let mut text = String::new();
+    let mut bytes = [0; 256];
+    loop {
+        let count = match stdout.read(&mut bytes) {
+            Ok(0) | Err(_) => return true,
+            Ok(count) => count,
+        };
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        if let Some(percent) = last_percent(&text)
+            && !moved(percent)
+        {
+            return false;
+        }
+        // What is not yet a whole mark stays.
+        text = text.rsplit('\r').next().unwrap_or_default().to_owned();
+    }
+}
+
+/// The last whole mark of `    (12.34/100%)\r    (13.00/100%)\r`.
+fn last_percent(text: &str) -> Option<u64> {
+    let (before, _) = text.rsplit_once("/100%)")?;
+    let (_, number) = before.rsplit_once('(')?;
+    number.split('.').next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_marks() {
+        for (text, percent) in [
+            ("", None),
+            ("    (0.00/100%)\r", Some(0)),
+            ("    (0.00/100%)\r    (13.37/100%)\r    (14.", Some(13)),
+            ("    (100.00/100%)\r\n", Some(100)),
+            ("nonsense", None),
+        ] {
+            assert_eq!(last_percent(text), percent, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sparse_stays_sparse_and_a_failure_tells_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let (raw, qcow2) = (dir.path().join("raw"), dir.path().join("qcow2"));
+        std::fs::File::create(&raw).unwrap().set_len(64 << 20).unwrap();
+        let mut last = 0;
+        compress(&raw, &qcow2, &mut |percent| {
+            last = percent;
+            true
+        })
+        .unwrap();
+        assert_eq!(last, 100);
+        assert!(qcow2.metadata().unwrap().len() < 1 << 20);
+        let error = compress(&dir.path().join("none"), &qcow2, &mut |_| true).unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+    }
+}
