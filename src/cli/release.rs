@@ -76,7 +76,7 @@ enum Act {
         /// Sign the packs with this secret key; hosts that trust a key take no unsigned ones.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// zstd level; left out: 3 for the whole pack, 18 for updates.
+        /// zstd level; left out: 3 for the whole pack, 16 for updates.
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
         level: Option<i32>,
     },

@@ -17,7 +17,7 @@ use crate::pack::patch::{self, Pieces, SEGMENT_LIMIT, append_segment};
 /// Smaller contents are sent whole: a record of a difference takes some 70 bytes itself.
 const SMALLEST: u64 = 256;
 /// A difference that grows larger than this is given up: it is held in memory.
-const LARGEST: usize = 8 << 20;
+const LARGEST: usize = 16 << 20;
 /// zstd level at which difference and content are compared.
 const COMPARE_LEVEL: i32 = 1;
 /// Contents whose sizes differ by more than this factor have little in common.

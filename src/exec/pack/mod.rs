@@ -33,7 +33,7 @@ use older::Older;
 /// zstd's own default: higher levels cost more time at compose than they save on a rack's network.
 pub const DEFAULT_LEVEL: i32 = 3;
 /// Updates are smaller, go to every host, and often over slower links: more time is well spent.
-pub const UPDATE_LEVEL: i32 = 18;
+pub const UPDATE_LEVEL: i32 = 16;
 /// Readers allow a window of 8 MiB; levels above this one may ask for more.
 pub const HIGHEST_LEVEL: i32 = 19;
 /// A shard is closed when the objects in it take this many bytes in an archive repo, which is a little more than they take in it.
@@ -43,7 +43,7 @@ const UPDATE_SHARD_TARGET: u64 = 16 << 20;
 /// Memory for all differences that are being made.
 const DIFFERENCES_MEMORY: u64 = 88 << 20;
 /// Memory for all compressors that are at work.
-const COMPRESSORS_MEMORY: u64 = 128 << 20;
+const COMPRESSORS_MEMORY: u64 = 96 << 20;
 /// How much larger files are when a repo keeps them uncompressed.
 const BARE_FACTOR: u64 = 3;
 /// Bytes that are copied at a time.
