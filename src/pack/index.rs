@@ -219,4 +219,26 @@ mod tests {
         }
         assert!(Index::parse(b"{", commit("1"), None).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_error_or_an_index(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            flips in proptest::collection::vec((proptest::prelude::any::<usize>(), proptest::prelude::any::<u8>()), 1..4),
+        ) {
+            let to = "1".repeat(64).parse::<Commit>().unwrap();
+            let shard = Shard { digest: Digest::of(b"s"), size: 10, raw: 30, objects: 2, unpacked: Some(50) };
+            let shards = vec![shard.clone(), shard];
+            let good = Index { format: 2, to, from: None, objects: 4, bytes: 20, raw: 60, shards };
+            let mut mutated = serde_json::to_vec(&good).unwrap();
+            let length = mutated.len();
+            flips.iter().for_each(|(place, byte)| mutated[place % length] = *byte);
+            for bytes in [&bytes, &mutated] {
+                if let Ok(index) = Index::parse(bytes, to, None) {
+                    proptest::prop_assert_eq!(index.bytes, index.shards.iter().map(|s| s.size).sum::<u64>());
+                }
+                let _ = List::parse(bytes, to);
+            }
+        }
+    }
 }

@@ -35,9 +35,14 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::of(odd_tree)
+    }
+
+    /// With another tree.
+    pub fn of(make: impl Fn(&std::path::Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
-        odd_tree(&root);
+        make(&root);
         let repo = Repo::create(&dir.path().join("served"), Mode::Archive).unwrap();
         let server = Server::start(repo.path());
         Self { repo, root, key: SecretKey::generate().unwrap(), server, dir }
