@@ -56,7 +56,7 @@ todo=$(missing)
 if [ -n "$todo" ]; then
   as_root apt-get update -q
   # shellcheck disable=SC2086 # one word per package
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $todo
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -qy --no-install-recommends $todo
 fi
 if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; then
   candidate=$(apt-cache policy qemu-system-x86 | sed -n 's/^ *Candidate: \([0-9]*:\)\?\([0-9]*\).*/\2/p')
@@ -65,7 +65,7 @@ if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; t
     add_backports
     target=(-t "$(. /etc/os-release && echo "$VERSION_CODENAME")-backports")
   fi
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -qy --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils
 fi
 unpack_registry
 command -v cargo >/dev/null || {
