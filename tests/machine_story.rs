@@ -38,11 +38,13 @@ fn imaged_upgraded_and_rolled_back_as_one() {
     host.require_token();
     rack.require_ready();
 
-    story.timed("upgrade (prepare)", || host.rackstep(&["upgrade"]));
+    let prepared = story.timed("upgrade (prepare)", || host.rackstep_json(&["upgrade", "--json"]));
+    story.pulled = prepared["bytes_pulled"].as_u64();
+    assert!(story.pulled > Some(0), "{prepared:#}");
     assert_eq!(host.next_boot(), first.commit, "upgrade without --commit leaves the next boot alone");
 
     let upgrade = story.timed("upgrade --commit", || host.rackstep_json(&["upgrade", "--commit", "--json"]));
-    story.pulled = upgrade["bytes_pulled"].as_u64();
+    assert_eq!(upgrade["bytes_pulled"], 0, "what is prepared is not pulled again");
     assert_eq!(host.next_boot(), second.commit);
     let after = story.timed("reboot into the second release", || {
         rack.reboot_machine();

@@ -142,12 +142,8 @@ impl Story {
 }
 
 fn summary(answer: &Value) -> String {
-    ["packages", "images", "files", "bytes", "pack_bytes"]
-        .iter()
-        .filter(|key| !answer[**key].is_null())
-        .map(|key| format!("{key} {}", answer[*key]))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let images = answer["images"].as_object().map_or(0, serde_json::Map::len);
+    format!("{} packages, {images} images of {} bytes", answer["packages"], answer["image_bytes"])
 }
 
 impl Observed {
