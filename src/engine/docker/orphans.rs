@@ -73,9 +73,9 @@ pub fn find_orphans(data_root: &Path) -> Result<Vec<Orphan>, OrphanError> {
     Ok(orphans)
 }
 
-/// A database that every daemon keeps open and locked (bbolt's flock, moby `libnetwork/datastore`), whatever its pid file
-/// is called.
-const HELD_BY_DAEMON: &str = "network/files/local-kv.db";
+/// A database that every daemon keeps open and locked (bbolt's flock, moby `volume/service/store.go`), whatever its pid
+/// file is called.
+const HELD_BY_DAEMON: &str = "volumes/metadata.db";
 
 /// Removes the orphans below `data_root`; refuses while a daemon uses it. Gives what went.
 pub fn sweep_orphans(data_root: &Path) -> Result<Vec<Orphan>, OrphanError> {
