@@ -2,13 +2,18 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use super::command::CommandError;
 
 const PROGRAM: &str = "qemu-img";
+/// How long a stop may go unseen while it tells nothing.
+const LOOK: Duration = Duration::from_millis(200);
 
-/// Converts `from` (raw) to `to` (qcow2, compressed), and calls `moved(percent)` as it gets on: false stops it.
+/// Converts `from` (raw) to `to` (qcow2, compressed), and calls `moved(percent)` as it gets on, several times a second: false
+/// stops it.
 ///
 /// Blocks that were never written take no room, as in a sparse file.
 pub fn compress(from: &Path, to: &Path, moved: &mut dyn FnMut(u64) -> bool) -> Result<(), CommandError> {
@@ -21,12 +26,27 @@ pub fn compress(from: &Path, to: &Path, moved: &mut dyn FnMut(u64) -> bool) -> R
         .stderr(Stdio::piped())
         .spawn()
         .map_err(started)?;
-    let stopped = !follow(&mut child, moved);
-    if stopped {
-        // It may have ended meanwhile; `wait` tells.
-        let _ = child.kill();
+    let (sender, marks) = channel();
+    let reader = child.stdout.take().map(|stdout| std::thread::spawn(move || follow(stdout, &sender)));
+    let (mut percent, mut stopped) = (0, false);
+    // It writes a line or two to stderr at most, so reading stdout alone cannot block it.
+    loop {
+        match marks.recv_timeout(LOOK) {
+            Ok(mark) => percent = mark,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if !moved(percent) && !stopped {
+            stopped = true;
+            // It may have ended meanwhile; its status tells.
+            let _ = child.kill();
+        }
     }
     let output = child.wait_with_output().map_err(started)?;
+    if let Some(reader) = reader {
+        // It has ended: its end of the channel is gone.
+        let _ = reader.join();
+    }
     if output.status.success() && !stopped {
         return Ok(());
     }
@@ -34,23 +54,16 @@ pub fn compress(from: &Path, to: &Path, moved: &mut dyn FnMut(u64) -> bool) -> R
     Err(CommandError::Status { program: PROGRAM.to_owned(), status: output.status, stderr })
 }
 
-/// Reads what it tells until it ends. False: it is to be stopped.
-///
-/// It writes a line or two to stderr at most, so reading stdout alone cannot block it.
-fn follow(child: &mut Child, moved: &mut dyn FnMut(u64) -> bool) -> bool {
-    let Some(stdout) = &mut child.stdout else { return true };
+/// Passes on what it tells until it ends.
+fn follow(mut stdout: ChildStdout, marks: &Sender<u64>) {
     let mut text = String::new();
     let mut bytes = [0; 256];
-    loop {
-        let count = match stdout.read(&mut bytes) {
-            Ok(0) | Err(_) => return true,
-            Ok(count) => count,
-        };
+    while let Ok(count @ 1..) = stdout.read(&mut bytes) {
         text.push_str(&String::from_utf8_lossy(&bytes[..count]));
         if let Some(percent) = last_percent(&text)
-            && !moved(percent)
+            && marks.send(percent).is_err()
         {
-            return false;
+            return;
         }
         // What is not yet a whole mark stays.
         text = text.rsplit('\r').next().unwrap_or_default().to_owned();
@@ -94,6 +107,7 @@ mod tests {
         .unwrap();
         assert_eq!(last, 100);
         assert!(qcow2.metadata().unwrap().len() < 1 << 20);
+        assert!(compress(&raw, &qcow2, &mut |_| false).is_err(), "stopped");
         let error = compress(&dir.path().join("none"), &qcow2, &mut |_| true).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
     }
