@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::session::{Session, add_remote, init, ostree_pull};
 use crate::Outcome;
-use crate::images::disk_bytes;
+use crate::images::file_bytes;
 use crate::release;
 use crate::report::{Bar, Row};
 
@@ -28,24 +28,18 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
 
     let deltas = [session.dir("delta-full"), session.dir("delta-update")];
     let to = format!("--to={a}");
-    let full = session.peer(
-        "ostree static-delta from nothing",
-        &mut generate(&session.repo(), &deltas[0], &["--empty", &to])?,
-    )?;
+    let mut make = generate(&session.repo(), &deltas[0], &["--empty", &to])?;
+    let full = session.peer("ostree static-delta from nothing", &mut make)?;
     let arguments = [format!("--from={a}"), format!("--to={b}")];
-    let update = session.peer(
-        "ostree static-delta of the update",
-        &mut generate(&session.repo(), &deltas[1], &[&arguments[0], &arguments[1]])?,
-    )?;
-    let delta_bytes = disk_bytes(&deltas[1])?;
+    let mut make = generate(&session.repo(), &deltas[1], &[&arguments[0], &arguments[1]])?;
+    let update = session.peer("ostree static-delta of the update", &mut make)?;
+    let delta_bytes = file_bytes(&deltas[1])?;
     let repo = session.dir("transport-delta");
     init(&repo, "bare")?;
-    let delta = session
-        .peer("static delta, fetched and applied", &mut fetch_and_apply(session, &deltas[0], &repo)?)?;
-    let delta_update = session.peer(
-        "static delta of the update, fetched and applied",
-        &mut fetch_and_apply(session, &deltas[1], &repo)?,
-    )?;
+    let mut fetch = fetch_and_apply(session, &deltas[0], &repo)?;
+    let delta = session.peer("static delta, fetched and applied", &mut fetch)?;
+    let mut fetch = fetch_and_apply(session, &deltas[1], &repo)?;
+    let delta_update = session.peer("static delta of the update, fetched and applied", &mut fetch)?;
     release::run(Command::new("ostree").args(["ls", &b]).arg(format!("--repo={}", repo.display())))?;
     std::fs::remove_dir_all(&repo)?;
 
