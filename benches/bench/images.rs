@@ -147,3 +147,12 @@ pub fn disk_bytes(dir: &Path) -> Outcome<u64> {
         text.split_whitespace().next().ok_or_else(|| format!("du says nothing of {}", dir.display()))?;
     Ok(first.parse()?)
 }
+
+/// Bytes of the files in a directory, as they go over a wire.
+pub fn file_bytes(dir: &Path) -> Outcome<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
+}

@@ -12,8 +12,7 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
     let repo = session.repo();
     let packs = disk_bytes(&repo.join("packs"))?;
     let ours = disk_bytes(&repo)?;
-    let deltas = if repo.join("deltas").exists() { disk_bytes(&repo.join("deltas"))? } else { 0 };
-    let objects = ours - packs - deltas;
+    let objects = ours - packs;
     let registry = disk_bytes(&session.registry()?.data())?;
     let hosts = disk_bytes(&session.dir("hosts"))?;
     let host_ours = disk_bytes(&session.dir("host-ours"))?;

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::session::{Session, add_remote, init, ostree_pull};
 use crate::Outcome;
-use crate::images::disk_bytes;
-use crate::release::{self, text};
+use crate::images::file_bytes;
+use crate::release;
 use crate::report::{Bar, Row};
 
 /// The issue's size of release; fewer files would be an easier race.
@@ -26,23 +26,21 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
     let objects_update = session.peer("ostree pull by objects, update", &mut ostree_pull(&repo, &b))?;
     std::fs::remove_dir_all(&repo)?;
 
-    let server = session.repo();
-    let full = session.peer(
-        "ostree static-delta from nothing",
-        &mut generate(&server, &["--empty", &format!("--to={a}")]),
-    )?;
-    let before = disk_bytes(&server.join("deltas"))?;
-    let update = session.peer(
-        "ostree static-delta of the update",
-        &mut generate(&server, &[&format!("--from={a}"), &format!("--to={b}")]),
-    )?;
-    let delta_bytes = disk_bytes(&server.join("deltas"))? - before;
-    release::run(Command::new("ostree").args(["summary", "-u"]).arg(format!("--repo={}", text(&server))))?;
+    let deltas = [session.dir("delta-full"), session.dir("delta-update")];
+    let to = format!("--to={a}");
+    let mut make = generate(&session.repo(), &deltas[0], &["--empty", &to])?;
+    let full = session.peer("ostree static-delta from nothing", &mut make)?;
+    let arguments = [format!("--from={a}"), format!("--to={b}")];
+    let mut make = generate(&session.repo(), &deltas[1], &[&arguments[0], &arguments[1]])?;
+    let update = session.peer("ostree static-delta of the update", &mut make)?;
+    let delta_bytes = file_bytes(&deltas[1])?;
     let repo = session.dir("transport-delta");
     init(&repo, "bare")?;
-    add_remote(&repo, &url)?;
-    let delta = session.peer("ostree pull by delta", &mut pull_by_delta(&repo, &a))?;
-    let delta_update = session.peer("ostree pull by delta, update", &mut pull_by_delta(&repo, &b))?;
+    let mut fetch = fetch_and_apply(session, &deltas[0], &repo)?;
+    let delta = session.peer("static delta, fetched and applied", &mut fetch)?;
+    let mut fetch = fetch_and_apply(session, &deltas[1], &repo)?;
+    let delta_update = session.peer("static delta of the update, fetched and applied", &mut fetch)?;
+    release::run(Command::new("ostree").args(["ls", &b]).arg(format!("--repo={}", repo.display())))?;
     std::fs::remove_dir_all(&repo)?;
 
     let files = commit_a.number("files");
@@ -59,7 +57,7 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
         .note(format!("{files} files{size}")),
         Row::seconds(
             "from nothing",
-            "static delta, ostree pull",
+            "static delta, curl and apply-offline",
             ours[0].seconds,
             delta.seconds,
             Bar::Faster(3.0),
@@ -74,7 +72,7 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
         ),
         Row::seconds(
             "update, pull",
-            "static delta, ostree pull",
+            "static delta, curl and apply-offline",
             ours[1].seconds,
             delta_update.seconds,
             Bar::None,
@@ -84,16 +82,35 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
     ])
 }
 
-fn generate(repo: &Path, arguments: &[&str]) -> Command {
+/// A delta in a directory of its own, with everything in it.
+fn generate(repo: &Path, out: &Path, arguments: &[&str]) -> Outcome<Command> {
+    std::fs::create_dir_all(out)?;
     let mut command = Command::new("ostree");
-    command.args(["static-delta", "generate"]).arg(format!("--repo={}", repo.display())).args(arguments);
     command
+        .args(["static-delta", "generate", "--min-fallback-size=0"])
+        .arg(format!("--repo={}", repo.display()))
+        .arg(format!("--filename={}", out.join(SUPERBLOCK).display()))
+        .args(arguments);
+    Ok(command)
 }
 
-fn pull_by_delta(repo: &Path, commit: &str) -> Command {
-    let mut command = Command::new("ostree");
-    command
-        .args(["pull", "--require-static-deltas", "bench", commit])
-        .arg(format!("--repo={}", repo.display()));
-    command
+/// What a careful client does: `ostree pull` of this version fetches the objects besides the delta (ostree#2053).
+fn fetch_and_apply(session: &mut Session, delta: &Path, repo: &Path) -> Outcome<Command> {
+    let name = delta.file_name().ok_or("a delta without a name")?.to_string_lossy().into_owned();
+    let here = session.dir(&format!("{name}-here"));
+    let mut command = Command::new("sh");
+    command.args(["-c", FETCH_AND_APPLY, "sh"]).arg(repo).arg(&here);
+    for file in std::fs::read_dir(delta)? {
+        let file = file?.file_name().to_string_lossy().into_owned();
+        command.arg(session.nginx()?.url(&format!("{name}/{file}")));
+    }
+    Ok(command)
 }
+
+const SUPERBLOCK: &str = "superblock";
+const FETCH_AND_APPLY: &str = r#"set -e
+repo=$1 here=$2
+shift 2
+curl -sSf --create-dirs --output-dir "$here" --remote-name-all "$@"
+ostree --repo="$repo" static-delta apply-offline "$here/superblock"
+rm -r "$here""#;
