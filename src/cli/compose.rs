@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind};
 use crate::exec::compose::{self, ComposeError, Report, Request};
@@ -106,17 +107,7 @@ fn print(report: &Report, json: bool) {
 #[allow(clippy::print_stderr)]
 fn remove_on_interrupt(work: &Path) {
     let work = work.to_owned();
-    std::thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        });
+    on_stop(move || {
         // Programs that were interrupted too may still write for a moment.
         let gone = (0..REMOVE_TRIES).any(|_| std::fs::remove_dir_all(&work).is_ok() || !work.exists());
         let left =

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::interrupt::on_stop;
 use super::progress::Terminal;
+use super::report::{in_repo, signature};
 use super::scratch::Scratch;
 use super::{Failure, Kind};
 use crate::engine::repo::{CommitInfo, Repo, RepoError};
-use crate::engine::signature::{PublicKey, SignatureError, load_public_keys, verify_in_repo};
+use crate::engine::signature::{PublicKey, load_public_keys, verify_in_repo};
 use crate::exec::disk_image::{DiskImageError, Format, Made, Request, make};
 use crate::exec::install::{Aftermath, Interrupted, Step, Watcher};
 use crate::model::vagrant::{BoxName, is_box_version};
@@ -224,26 +226,6 @@ fn lines_of(text: &str) -> Vec<String> {
     text.lines().map(str::trim).filter(is_key).map(str::to_owned).collect()
 }
 
-fn in_repo(error: RepoError) -> Failure {
-    let kind = match error {
-        RepoError::NotARepo { .. }
-        | RepoError::Mode { .. }
-        | RepoError::NoRevision { .. }
-        | RepoError::Ambiguous { .. } => Kind::BadInput,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, error, UNCHANGED)
-}
-
-fn signature(error: SignatureError) -> Failure {
-    let kind = match error {
-        SignatureError::Key { .. } | SignatureError::KeyFile { .. } => Kind::BadInput,
-        SignatureError::Unsigned { .. } | SignatureError::Untrusted { .. } => Kind::Refused,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, error, UNCHANGED)
-}
-
 fn explain(error: DiskImageError) -> Failure {
     let (kind, state) = match &error {
         DiskImageError::Catalogue { .. } | DiskImageError::OtherBox { .. } => {
@@ -287,21 +269,7 @@ fn print(made: &Made, release: &Looked, arguments: &Arguments) -> Result<(), Fai
 fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            loop {
-                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-                set.store(true, Ordering::Relaxed);
-            }
-        });
-    });
+    on_stop(move || set.store(true, Ordering::Relaxed));
     stop
 }
 

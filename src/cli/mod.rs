@@ -11,6 +11,7 @@ mod disk_image;
 mod gc;
 mod host;
 mod install;
+mod interrupt;
 mod lock;
 pub mod progress;
 mod release;

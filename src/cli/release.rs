@@ -3,17 +3,15 @@
 use std::path::PathBuf;
 
 use super::progress::Terminal;
+use super::report::{in_repo, signature};
 use super::{Failure, Kind};
-use crate::engine::repo::{CommitInfo, MetaValue, Repo, RepoError};
-use crate::engine::signature::{
-    PublicKey, SecretKey, SignatureError, load_public_keys, sign_commit, verify_in_repo,
-};
+use crate::engine::repo::{CommitInfo, MetaValue, Repo};
+use crate::engine::signature::{PublicKey, SecretKey, load_public_keys, sign_commit, verify_in_repo};
 use crate::exec::pack::{HIGHEST_LEVEL, PackError, PackOptions, write_pack};
 use crate::model::{Commit, ReleaseInfo};
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;
-const UNCHANGED: &str = "nothing changed";
 
 /// Look after a repo of releases.
 #[derive(Debug, clap::Args)]
@@ -120,26 +118,6 @@ fn resolve(repo: &Repo, text: &str) -> Result<Commit, Failure> {
         let failure = in_repo(error);
         failure.hint(format!("rackstep release list --repo {}", repo.path().display()))
     })
-}
-
-fn in_repo(error: RepoError) -> Failure {
-    let kind = match error {
-        RepoError::NotARepo { .. }
-        | RepoError::Mode { .. }
-        | RepoError::NoRevision { .. }
-        | RepoError::Ambiguous { .. } => Kind::BadInput,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, error, UNCHANGED)
-}
-
-fn signature(error: SignatureError) -> Failure {
-    let kind = match error {
-        SignatureError::Key { .. } | SignatureError::KeyFile { .. } => Kind::BadInput,
-        SignatureError::Unsigned { .. } | SignatureError::Untrusted { .. } => Kind::Refused,
-        _ => Kind::Failed,
-    };
-    Failure::new(kind, error, UNCHANGED)
 }
 
 fn list(repo: &Repo, json: bool) -> Result<(), Failure> {

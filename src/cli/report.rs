@@ -3,6 +3,10 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use super::host::NOTHING_CHANGED;
+use crate::engine::repo::RepoError;
+use crate::engine::signature::SignatureError;
+
 /// What kind of failure it is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -64,6 +68,28 @@ impl Failure {
             Kind::Interrupted => 130,
         })
     }
+}
+
+/// What a repo on this machine would not give; only looked at.
+pub(super) fn in_repo(error: RepoError) -> Failure {
+    let kind = match error {
+        RepoError::NotARepo { .. }
+        | RepoError::Mode { .. }
+        | RepoError::NoRevision { .. }
+        | RepoError::Ambiguous { .. } => Kind::BadInput,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error, NOTHING_CHANGED)
+}
+
+/// A key or a signature that does not do.
+pub(super) fn signature(error: SignatureError) -> Failure {
+    let kind = match error {
+        SignatureError::Key { .. } | SignatureError::KeyFile { .. } => Kind::BadInput,
+        SignatureError::Unsigned { .. } | SignatureError::Untrusted { .. } => Kind::Refused,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error, NOTHING_CHANGED)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! It pulls nothing, ever: images come from the release's own files.
 
 mod error;
+mod export;
 mod import;
 mod layerdb;
 mod observe;

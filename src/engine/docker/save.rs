@@ -10,17 +10,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::path::Path;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
-
 use super::{Docker, DockerError};
 use crate::image::stream::{CHUNK, HashingWriter};
 use crate::image::tree::tree_path;
 use crate::model::Digest;
-
-/// Chunks that may wait between the socket and the disk.
-const CHUNKS_WAITING: usize = 16;
 
 impl Docker {
     /// Finds the image `name` and gives its Id.
@@ -41,22 +34,7 @@ impl Docker {
     ) -> Result<(), DockerError> {
         // An Id that is gone is an unclear failure of the save itself.
         self.resolve(&id.to_string())?;
-        let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
-        let (unpacked, sent) = std::thread::scope(|scope| {
-            let unpacker = scope.spawn(move || unpack(ChunkReader::new(receiver), dir, has));
-            let sent = self.runtime.block_on(async {
-                let id = id.to_string();
-                let mut chunks = std::pin::pin!(self.client.export_image(&id));
-                while let Some(chunk) = chunks.next().await {
-                    if sender.send(chunk?).await.is_err() {
-                        break;
-                    }
-                }
-                drop(sender);
-                Ok(())
-            });
-            (unpacker.join(), sent)
-        });
+        let (unpacked, sent) = self.export(id, move |archive| unpack(archive, dir, has));
         let operation = || format!("saving container image {id}");
         sent.map_err(|error: bollard::errors::Error| DockerError::Call {
             operation: operation(),
@@ -125,33 +103,6 @@ fn resolve(base: &str, target: &[u8]) -> Option<String> {
         }
     }
     tree_path(parts.join("/").as_bytes())
-}
-
-/// Makes a reader of the chunks that arrive from the socket.
-pub(super) struct ChunkReader {
-    receiver: mpsc::Receiver<Bytes>,
-    chunk: Bytes,
-}
-
-impl ChunkReader {
-    /// Reads what arrives at `receiver`.
-    pub(super) fn new(receiver: mpsc::Receiver<Bytes>) -> Self {
-        Self { receiver, chunk: Bytes::new() }
-    }
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.chunk.len());
-        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -6,24 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 
 use crate::model::{Digest, PinnedImage, Progress};
 
 use super::layerdb::{LayerDb, LayerVerdict};
-use super::save::ChunkReader;
 use super::{Docker, DockerError};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
-
-/// Chunks that may wait between the socket and the hashing thread.
-const CHUNKS_WAITING: usize = 16;
 
 /// Largest `manifest.json` that we take from `docker save`.
 const LARGEST_MANIFEST: u64 = 4 << 20;
@@ -110,22 +103,7 @@ impl Docker {
     /// Reads an image back by `docker save`, for stores that cannot be read directly.
     pub fn verify_by_export(&self, image: &PinnedImage) -> Result<Verdict, DockerError> {
         let operation = || format!("exporting container image {}", image.config);
-        let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_WAITING);
-        let (hashed, sent) = std::thread::scope(|scope| {
-            let hasher = scope.spawn(move || hash_members(ChunkReader::new(receiver)));
-            let sent = self.runtime.block_on(async {
-                let id = image.config.to_string();
-                let mut chunks = std::pin::pin!(self.client.export_image(&id));
-                while let Some(chunk) = chunks.next().await {
-                    if sender.send(chunk?).await.is_err() {
-                        break;
-                    }
-                }
-                drop(sender);
-                Ok(())
-            });
-            (hasher.join(), sent)
-        });
+        let (hashed, sent) = self.export(image.config, hash_members);
         if let Err(error) = sent {
             return damage_in(&error)
                 .map(|problem| Verdict::Damaged { layer: None, problem })
