@@ -8,7 +8,6 @@ mod dockerd;
 mod tiny_image;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::time::Duration;
 
 use dockerd::Dockerd;
@@ -18,28 +17,7 @@ use rackstep::engine::docker::{
 use rackstep::image::store::ImageStore;
 use rackstep::image::{Limits, Ownership, source};
 use rackstep::model::progress::Silent;
-use tiny_image::{TinyImages, layer, release, shell_layer};
-
-fn chain_of(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
-}
-
-/// Incompressible bytes, so that a flipped one is surely in a file of its own.
-fn noise(seed: u8, length: usize) -> Vec<u8> {
-    let mut state = u32::from(seed) + 1;
-    (0..length)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        })
-        .collect()
-}
+use tiny_image::{TinyImages, chain_of, layer, noise, release, shell_layer};
 
 #[test]
 fn images_are_imported_once_held_and_reaped() {

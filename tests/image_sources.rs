@@ -12,7 +12,6 @@ mod registry;
 #[path = "support/tiny_image.rs"]
 mod tiny_image;
 
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,7 +33,7 @@ use rackstep::manifest::service::WantedImage;
 use rackstep::model::{Digest, ImageRef, PinnedImage};
 use registry::Registry;
 use serde_json::{Value, json};
-use tiny_image::{TinyImages, layer};
+use tiny_image::{TinyImages, chain_of, layer, noise};
 
 /// A tiny image of two layers, and an archive of it.
 struct Tiny {
@@ -67,27 +66,6 @@ impl Tiny {
         assert!(Command::new("skopeo").args(copy).status().unwrap().success());
         layout
     }
-}
-
-/// Bytes that do not compress.
-fn noise(seed: u8, length: usize) -> Vec<u8> {
-    let mut state = u32::from(seed) + 1;
-    (0..length)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        })
-        .collect()
-}
-
-fn chain_of(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 /// Describes `name` and pulls it into a new store.

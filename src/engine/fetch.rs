@@ -140,17 +140,25 @@ impl Fetch {
     }
 
     /// Tries `act` again while its failure is one that may pass.
-    pub fn attempt<T>(&self, mut act: impl FnMut() -> Result<T, FetchError>) -> Result<T, FetchError> {
-        let mut attempt = 1;
-        loop {
-            match act() {
-                Err(error) if error.is_passing() && attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "trying again");
-                    pause_before(attempt);
-                    attempt += 1;
-                }
-                outcome => return outcome,
+    pub fn attempt<T>(&self, act: impl FnMut() -> Result<T, FetchError>) -> Result<T, FetchError> {
+        attempt(FetchError::is_passing, act)
+    }
+}
+
+/// Tries `act` again, a few times, while its failure is one that may pass.
+pub fn attempt<T, E: std::fmt::Display>(
+    is_passing: impl Fn(&E) -> bool,
+    mut act: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut attempt = 1;
+    loop {
+        match act() {
+            Err(error) if is_passing(&error) && attempt < ATTEMPTS => {
+                tracing::debug!(%error, attempt, "trying again");
+                pause_before(attempt);
+                attempt += 1;
             }
+            outcome => return outcome,
         }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -127,4 +128,26 @@ pub fn release(digit: char, images: &[(&str, &PinnedImage)]) -> ReleasePins {
     let images = images.iter().map(|(name, image)| ((*name).to_owned(), (*image).clone())).collect();
     let json = serde_json::to_vec(&PinSet { format: 1, images }).unwrap();
     ReleasePins::parse(commit, &json).unwrap()
+}
+
+/// Bytes that do not compress, so that a flipped one is surely in a file of its own.
+pub fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut state = u32::from(seed) + 1;
+    (0..length)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect()
+}
+
+/// An error and its causes in one line.
+pub fn chain_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::challenge::{Challenge, parse_challenges};
 use super::{Credentials, Registry, RegistryError};
-use crate::engine::fetch::FetchError;
+use crate::engine::fetch::{FetchError, attempt};
 
 /// Who we are to a server of tokens.
 const CLIENT_ID: &str = "rackstep";
@@ -80,7 +80,7 @@ impl Registry {
                     ("scope", &scope),
                     ("refresh_token", token),
                 ]);
-                self.attempt(|| {
+                attempt(RegistryError::is_passing, || {
                     let post = self.fetch.send(&shown, |client| {
                         let request = client.post(url.clone());
                         request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
@@ -97,7 +97,7 @@ impl Registry {
                     Some(Credentials::Password { user, password }) => Some(basic(user, password)),
                     _ => None,
                 };
-                self.attempt(|| {
+                attempt(RegistryError::is_passing, || {
                     let got = self.fetch.send(&shown, |client| {
                         let request = client.get(url.clone());
                         match &login {

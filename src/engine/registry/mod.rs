@@ -26,7 +26,7 @@ pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use image::RegistryImage;
 
-use super::fetch::{ATTEMPTS, Answer, Fetch, FetchError, pause_before};
+use super::fetch::{Answer, Fetch, FetchError, attempt};
 use super::tls;
 use crate::model::ImageRef;
 
@@ -125,27 +125,12 @@ impl Registry {
         accept: &str,
         limit: u64,
     ) -> Result<(Vec<u8>, Option<String>), RegistryError> {
-        self.attempt(|| {
+        attempt(RegistryError::is_passing, || {
             let answer = self.get(rest, accept, 0)?;
             let media_type = answer.headers.get(reqwest::header::CONTENT_TYPE);
             let media_type = media_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
             Ok((answer.body.read_whole(limit)?, media_type))
         })
-    }
-
-    /// Tries `act` again while its failure is one that may pass.
-    fn attempt<T>(&self, mut act: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
-        let mut attempt = 1;
-        loop {
-            match act() {
-                Err(error) if error.is_passing() && attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "trying again");
-                    pause_before(attempt);
-                    attempt += 1;
-                }
-                outcome => return outcome,
-            }
-        }
     }
 
     fn denied(&self) -> RegistryError {

@@ -353,13 +353,16 @@ impl Taker<'_> {
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        let kind = match record.kind {
-            RecordKind::Object(kind) => kind,
-            RecordKind::FilePatch => return self.take_difference(record, records, batch, room),
+        let (kind, is_difference) = match record.kind {
+            RecordKind::Object(kind) => (kind, false),
+            RecordKind::FilePatch => (ObjectKind::File, true),
         };
         let object = ObjectName::new(kind, record.digest);
         if self.repo.has(&object) {
             return Ok(true);
+        }
+        if is_difference {
+            return self.take_difference(object, records, batch, room);
         }
         let receiving = |source| RepoError::Source { object, source };
         *room = room.checked_sub(record.length).ok_or_else(|| receiving(too_much()))?;
@@ -377,15 +380,12 @@ impl Taker<'_> {
     /// Whatever is wrong with a difference or with what it is against costs this object alone.
     fn take_difference<R: Read>(
         &self,
-        record: Record,
+        object: ObjectName,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        if self.repo.has(&ObjectName::new(ObjectKind::File, record.digest)) {
-            return Ok(true);
-        }
-        match self.apply(record.digest, records, batch, room) {
+        match self.apply(object, records, batch, room) {
             Ok(()) => {
                 self.differences.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
@@ -393,7 +393,7 @@ impl Taker<'_> {
             Err(error @ (RepoError::Io { .. } | RepoError::DiskFull { .. })) => Err(error),
             Err(error) => {
                 let reason = in_one_line(&error);
-                tracing::warn!(object = %record.digest, %reason, "a difference is of no use here: the object comes by itself");
+                tracing::warn!(object = %object.digest, %reason, "a difference is of no use here: the object comes by itself");
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 Ok(false)
             }
@@ -402,12 +402,11 @@ impl Taker<'_> {
 
     fn apply<R: Read>(
         &self,
-        digest: Digest,
+        object: ObjectName,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<(), RepoError> {
-        let object = ObjectName::new(ObjectKind::File, digest);
         let receiving = |source| RepoError::Source { object, source };
         let mut older = [0; 32];
         records.read_exact(&mut older).map_err(receiving)?;
@@ -426,7 +425,7 @@ impl Taker<'_> {
         let _memory = self.memory.lend(apply_bytes(older.size, size));
         let pieces = Pieces::new(older.content, older.size);
         let mut stream = PatchReader::new(records, pieces, size);
-        batch.write_file(digest, &prefix, Content { header: &header, stream: &mut stream, size })
+        batch.write_file(object.digest, &prefix, Content { header: &header, stream: &mut stream, size })
     }
 }
 
