@@ -1,10 +1,12 @@
-//! Two releases to measure with: a host's tree, and the same with the container images in it.
+//! Two releases to measure with: a host's tree as Debian has it, and ours: its kernel as compose puts it, and the
+//! container images in it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rackstep::engine::packages::{initramfs, modules};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -13,16 +15,16 @@ use crate::measure::{self, Measured};
 use crate::{Bench, Outcome, layers, report};
 
 /// Bump when the same images give other trees.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One release on disk.
 #[derive(Debug, Clone)]
 pub struct Release {
     /// Which.
     pub edition: Edition,
-    /// The host's files alone.
+    /// The host's files alone, as Debian ships them: what the peers transport.
     pub host: PathBuf,
-    /// The host's files and the container images: what ours commits.
+    /// What compose would make of them, and the container images: what ours transports, and both sides commit.
     pub tree: PathBuf,
     /// OCI layouts of the container images, by name.
     pub layouts: PathBuf,
@@ -89,6 +91,7 @@ fn prepare_one(
     layers::write_layouts(images, &release.layouts)?;
     unpack(&host.layer, &release.host)?;
     run(Command::new("cp").arg("-al").arg(&release.host).arg(&release.tree))?;
+    prepare_kernel(&release.tree)?;
     let store = release.dir().join("images");
     fs::create_dir_all(&store)?;
     let (layouts, store) = (text(&release.layouts), text(&store));
@@ -121,6 +124,15 @@ fn unpack(layer: &Path, host: &Path) -> Outcome<()> {
         .arg(layer)
         .arg("-C")
         .arg(host))
+}
+
+/// What compose does to a host's kernel: modules unpacked, and kernel and initramfs where libostree looks for them.
+fn prepare_kernel(tree: &Path) -> Outcome<()> {
+    let kernel = initramfs::observe_kernel(tree)?.ok_or("the host has no kernel")?;
+    modules::unpack(tree, &kernel, 0)?;
+    initramfs::place_kernel(tree, &kernel)?;
+    initramfs::build(tree, &kernel, &[], &[], 0)?;
+    Ok(())
 }
 
 /// Runs a command that nobody measures.

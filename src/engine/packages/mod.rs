@@ -2,7 +2,8 @@
 //!
 //! 1. [`apt`] resolves names to exact packages in a package world of our own, from the machine's mirror;
 //! 2. [`download`] fetches package files into a cache by digest; 3. [`bootstrap`] unpacks exactly those with mmdebstrap;
-//! 4. [`accounts`] gives users and groups ids that outlive a release; [`chroot`] runs programs in the tree, [`initramfs`] builds its initramfs with dracut;
+//! 4. [`accounts`] gives users and groups ids that outlive a release; [`chroot`] runs programs in the tree, [`modules`] unpacks the kernel's modules,
+//!    [`initramfs`] builds the initramfs with dracut;
 //! 5. [`layout`] turns it into what ostree deploys.
 //!
 //! Nothing of the machine's own packages or settings leaks into the tree, besides where its mirror is.
@@ -15,6 +16,7 @@ pub mod clean;
 pub mod download;
 pub mod initramfs;
 pub mod layout;
+pub mod modules;
 
 use std::io;
 use std::path::{Path, PathBuf};

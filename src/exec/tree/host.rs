@@ -1,7 +1,7 @@
 //! Makes the host's part of the tree: everything but services.
 //!
 //! 1. packages (cached by their list), their accounts at fixed ids; 2. binaries, and rackstep itself; 3. files of the host image; 4. units;
-//! 5. postprocess scripts; 6. kernel and initramfs; 7. cleaned, and laid out for ostree. The result is cached whole.
+//! 5. postprocess scripts; 6. kernel, its modules, initramfs; 7. cleaned, and laid out for ostree. The result is cached whole.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::cache::{Cache, copy_tree};
 use super::files::{self, FileError};
 use crate::engine::command::CommandError;
 use crate::engine::packages::{
-    PackageError, accounts, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout,
+    PackageError, accounts, apt::Mirrors, bootstrap, chroot, clean, download, initramfs, layout, modules,
 };
 use crate::manifest::{Lock, Treefile};
 use crate::model::{KERNEL_ARGUMENTS, Progress, RELEASE_DIR};
@@ -50,10 +50,11 @@ pub enum HostError {
 /// Codes that decide the outcome of the host stages, for their keys.
 pub fn recipe() -> String {
     format!(
-        "{}\nhost 1\naccounts {}\nclean {}\ninitramfs {}\nlayout {}",
+        "{}\nhost 1\naccounts {}\nclean {}\nmodules {}\ninitramfs {}\nlayout {}",
         bootstrap::recipe(),
         accounts::ACCOUNTS_VERSION,
         clean::CLEAN_VERSION,
+        modules::MODULES_VERSION,
         initramfs::INITRAMFS_VERSION,
         layout::LAYOUT_VERSION
     )
@@ -100,7 +101,7 @@ pub fn ensure(
         inputs.treefile.units.enable.len()
     ));
     postprocess(inputs, &root, progress)?;
-    make_initramfs(inputs, &root, progress)?;
+    prepare_kernel(inputs, &root, progress)?;
     progress.begin("ostree layout", None);
     clean::clean(&root, inputs.lock.created)?;
     layout::convert(&root)?;
@@ -184,8 +185,11 @@ fn postprocess(inputs: &HostInputs<'_>, root: &Path, progress: &dyn Progress) ->
     Ok(())
 }
 
-fn make_initramfs(inputs: &HostInputs<'_>, root: &Path, progress: &dyn Progress) -> Result<(), HostError> {
+fn prepare_kernel(inputs: &HostInputs<'_>, root: &Path, progress: &dyn Progress) -> Result<(), HostError> {
     let Some(kernel) = initramfs::observe_kernel(root)? else { return Ok(()) };
+    progress.begin("kernel modules", None);
+    let unpacked = modules::unpack(root, &kernel, inputs.lock.created)?;
+    progress.end(&format!("{unpacked} unpacked"));
     progress.begin("initramfs", None);
     initramfs::place_kernel(root, &kernel)?;
     let wanted = &inputs.treefile.initramfs;
