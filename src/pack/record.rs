@@ -1,7 +1,7 @@
 //! Records of a shard, after decompression.
 //!
 //! ```text
-//! shard  := "rackstep shard 1\n" record* end          "rackstep shard 2\n": records of kind 5 are among them
+//! shard  := "rackstep shard 1\n" record* end          "rackstep shard 2\n": records of kinds 5 and 6 are among them
 //! record := kind:u8 digest:[32] length:u64be payload:[length]
 //! end    := 0:u8
 //! ```
@@ -28,6 +28,10 @@ pub enum RecordKind {
     /// A file object against an older one: the older one's digest, the canonical header, the content's size as
     /// u64be, then the segments of [`super::patch`].
     FilePatch,
+    /// A compressed file against an older one: the older one's digest, the canonical header, the content's size as
+    /// u64be, [`super::repack::compressor`] as u32be, the size of what is inside as u64be, then segments that give what
+    /// is inside.
+    PackedPatch,
 }
 
 impl RecordKind {
@@ -38,7 +42,13 @@ impl RecordKind {
             Self::Object(ObjectKind::Commit) => 3,
             Self::Object(ObjectKind::File) => 4,
             Self::FilePatch => 5,
+            Self::PackedPatch => 6,
         }
+    }
+
+    /// Whether the payload is against an older object.
+    pub const fn is_difference(self) -> bool {
+        matches!(self, Self::FilePatch | Self::PackedPatch)
     }
 
     const fn from_code(code: u8) -> Option<Self> {
@@ -48,6 +58,7 @@ impl RecordKind {
             3 => Self::Object(ObjectKind::Commit),
             4 => Self::Object(ObjectKind::File),
             5 => Self::FilePatch,
+            6 => Self::PackedPatch,
             _ => return None,
         })
     }
@@ -130,15 +141,14 @@ impl<R: Read> RecordReader<R> {
             return Ok(None);
         }
         let kind = RecordKind::from_code(header[0])
-            .filter(|kind| self.differences || *kind != RecordKind::FilePatch)
+            .filter(|kind| self.differences || !kind.is_difference())
             .ok_or_else(|| invalid(&format!("record of kind {}", header[0])))?;
         self.inner.read_exact(&mut header[1..])?;
         let (digest, length) = header[1..].split_at(32);
         let as_digest = <[u8; 32]>::try_from(digest).map_err(|_| invalid("digest"))?;
         let length = u64::from_be_bytes(length.try_into().map_err(|_| invalid("length"))?);
-        if !matches!(kind, RecordKind::Object(ObjectKind::File) | RecordKind::FilePatch)
-            && length > METADATA_LIMIT
-        {
+        let is_file = kind.is_difference() || kind == RecordKind::Object(ObjectKind::File);
+        if !is_file && length > METADATA_LIMIT {
             return Err(invalid(&format!("metadata object of {length} bytes")));
         }
         self.rest = length;
@@ -222,9 +232,10 @@ mod tests {
 
     #[test]
     fn differences_are_in_shards_of_format_2_alone() {
-        for (differences, good) in [(true, true), (false, false)] {
-            let mut writer = RecordWriter::new(Vec::new(), differences).unwrap();
-            let record = Record { kind: RecordKind::FilePatch, digest: Digest::of(b"x"), length: 0 };
+        let kinds = [RecordKind::FilePatch, RecordKind::PackedPatch];
+        for (kind, good) in kinds.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
+            let mut writer = RecordWriter::new(Vec::new(), good).unwrap();
+            let record = Record { kind, digest: Digest::of(b"x"), length: 0 };
             writer.begin(record).unwrap();
             let bytes = writer.finish().unwrap().0;
             assert_eq!(RecordReader::new(bytes.as_slice()).unwrap().next_record().is_ok(), good);

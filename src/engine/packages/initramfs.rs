@@ -2,13 +2,19 @@
 //!
 //! For no machine in particular (the disk's driver is not known yet), and the same bytes for the same tree.
 
+use std::fs::{File, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{PackageError, at, chroot, clean, remove};
+use crate::pack::repack;
 
 /// Bump when [`build`] changes its outcome.
-pub const INITRAMFS_VERSION: u32 = 1;
+pub const INITRAMFS_VERSION: u32 = 2;
+
+/// What dracut makes, before it is compressed.
+const ARCHIVE: &str = "initramfs.cpio";
 
 /// Where initramfs and kernel stand, below the root: where libostree looks for them.
 pub fn kernel_dir(root: &Path, kernel: &str) -> PathBuf {
@@ -51,34 +57,43 @@ pub fn build(
     drivers: &[String],
     created: u64,
 ) -> Result<PathBuf, PackageError> {
-    let image = format!("/usr/lib/modules/{kernel}/initramfs.img");
+    let archive = format!("/usr/lib/modules/{kernel}/{ARCHIVE}");
     let mut command: Vec<String> = [
         "dracut",
         "--force",
         "--no-hostonly",
         "--reproducible",
         "--no-early-microcode",
+        "--no-compress",
         "--quiet",
         "--tmpdir",
         "/tmp",
     ]
     .map(str::to_owned)
     .to_vec();
-    // One thread: zstd's output depends on how the work is divided.
-    command.extend(["--compress".to_owned(), "zstd -10 -q -T1".to_owned()]);
     if !modules.is_empty() {
         command.extend(["--add".to_owned(), modules.join(" ")]);
     }
     if !drivers.is_empty() {
         command.extend(["--drivers".to_owned(), drivers.join(" ")]);
     }
-    command.extend(["--kver".to_owned(), kernel.to_owned(), image]);
+    command.extend(["--kver".to_owned(), kernel.to_owned(), archive]);
     chroot::run_in(root, "building the initramfs", created, &command)?;
-    let path = kernel_dir(root, kernel).join("initramfs.img");
-    if !path.is_file() {
-        return Err(PackageError::Tree(format!("dracut made no {}", path.display())));
+    let archive = kernel_dir(root, kernel).join(ARCHIVE);
+    if !archive.is_file() {
+        return Err(PackageError::Tree(format!("dracut made no {}", archive.display())));
     }
-    // The rack server and the installer read it; dracut keeps it to root.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(at(&path))?;
+    let path = kernel_dir(root, kernel).join("initramfs.img");
+    compress(&archive, &path).map_err(at(&path))?;
+    remove(&archive)?;
     Ok(path)
+}
+
+/// By ourselves, not by dracut: an update can then bring the difference of what is inside (`pack::repack`).
+fn compress(archive: &Path, image: &Path) -> io::Result<()> {
+    // The rack server and the installer read it; dracut would keep it to root.
+    let mut out = File::create(image)?;
+    out.set_permissions(Permissions::from_mode(0o644))?;
+    repack::compress(File::open(archive)?, &mut out)?;
+    Ok(())
 }

@@ -3,7 +3,8 @@
 //! 1. Both contents are read as streams, segment by segment, so that a file of any size takes the same memory;
 //! 2. after each segment, difference and content are compressed by themselves, quickly: as soon as the difference is not
 //!    clearly smaller, it is given up;
-//! 3. at the end both checksums must be right: a difference against damaged bytes would be of no use to anybody.
+//! 3. what we compressed ourselves is taken apart, and the difference is one of what is inside;
+//! 4. at the end both checksums must be right: a difference against damaged bytes would be of no use to anybody.
 
 use std::io::{self, Read};
 
@@ -12,7 +13,9 @@ use sha2::{Digest as _, Sha256};
 use crate::engine::repo::{FileObject, Repo, RepoError};
 use crate::exec::budget::Budget;
 use crate::model::{Digest, ObjectKind, ObjectName};
+use crate::pack::RecordKind;
 use crate::pack::patch::{self, Pieces, SEGMENT_LIMIT, append_segment};
+use crate::pack::repack;
 
 /// Smaller contents are sent whole: a record of a difference takes some 70 bytes itself.
 const SMALLEST: u64 = 256;
@@ -23,8 +26,13 @@ const COMPARE_LEVEL: i32 = 1;
 /// Contents whose sizes differ by more than this factor have little in common.
 const SIZE_FACTOR: u64 = 8;
 
-/// A file object as a difference: the payload of a record of kind 5.
+/// Compressed contents smaller than this are not taken apart: that costs time on each host.
+const SMALLEST_PACKED: u64 = 64 << 10;
+
+/// A file object as a difference: the payload of a record of kind 5 or 6.
 pub struct Difference {
+    /// The record's kind.
+    pub kind: RecordKind,
     /// The payload.
     pub payload: Vec<u8>,
     /// Bytes of the object in canonical form.
@@ -48,46 +56,127 @@ pub fn make(
     if file.header.is_link() || before.header.is_link() || !fit {
         return Ok(None);
     }
+    if let Some(made) = make_inside(repo, new, older, budget)? {
+        return Ok(Some(made));
+    }
     let _memory = budget.lend(patch::make_bytes(was, size) + LARGEST.min(size as usize) as u64);
-    let reading = |digest: &Digest| {
-        let path = repo.object_path(&ObjectName::new(ObjectKind::File, *digest));
-        move |source| RepoError::io("reading", &path, source)
-    };
-    let prefix = file.header.stream_prefix();
-    let mut payload = older.as_bytes().to_vec();
-    payload.extend(&prefix);
-    payload.extend(size.to_be_bytes());
+    let (mut payload, unpacked) = begin(older, &file);
     let mut content = Checked::new(file);
     let mut pieces = Pieces::new(Checked::new(before), was);
-    let (mut at, mut whole_cost, mut cost) = (0, 0, 0);
+    let Some(costs) = append(&mut payload, &mut content, size, &mut pieces, was, (repo, new))? else {
+        return Ok(None);
+    };
+    content.require(new)?;
+    if !is_sound(pieces.into_inner(), older) {
+        return Ok(None);
+    }
+    let worth = costs.difference + older.as_bytes().len() < costs.whole;
+    Ok(worth.then_some(Difference { kind: RecordKind::FilePatch, payload, unpacked }))
+}
+
+/// The difference of what is inside two contents that we compressed; nothing if they are others, or it is not smaller.
+fn make_inside(
+    repo: &Repo,
+    new: &Digest,
+    older: &Digest,
+    budget: &Budget,
+) -> Result<Option<Difference>, RepoError> {
+    let mut packed = Vec::new();
+    for digest in [new, older] {
+        let mut file = repo.open_file(digest)?;
+        let mut begin = [0; 4];
+        let read = file.content.read_exact(&mut begin);
+        if file.size < SMALLEST_PACKED || read.is_err() || !repack::looks_like_ours(begin) {
+            return Ok(None);
+        }
+        packed.push(file.size);
+    }
+    // All there is: contents of this kind are large, and a compressor is at work.
+    let _memory = budget.lend(u64::MAX);
+    let Some(size) = repack::is_ours(repo.open_file(new)?.content, repo.open_file(new)?.content) else {
+        return Ok(None);
+    };
+    // An older content that cannot be read is no reason not to make the pack.
+    let inside_older = || repack::inside(Checked::new(repo.open_file(older).ok()?)).ok();
+    let count = |mut inside| io::copy(&mut inside, &mut io::sink()).ok();
+    let (Some(was), Some(before)) = (inside_older().and_then(count), inside_older()) else {
+        return Ok(None);
+    };
+    if size > packed[0].saturating_mul(repack::FACTOR) {
+        return Ok(None);
+    }
+    let file = repo.open_file(new)?;
+    let (mut payload, unpacked) = begin(older, &file);
+    payload.extend(repack::compressor().to_be_bytes());
+    payload.extend(size.to_be_bytes());
+    let path = repo.object_path(&ObjectName::new(ObjectKind::File, *new));
+    let content = repack::inside(Checked::new(file));
+    let mut content = content.map_err(|source| RepoError::io("reading", &path, source))?;
+    let mut pieces = Pieces::new(before, was);
+    let Some(costs) = append(&mut payload, &mut content, size, &mut pieces, was, (repo, new))? else {
+        return Ok(None);
+    };
+    content.into_inner().require(new)?;
+    let worth = is_sound(pieces.into_inner().into_inner(), older) && (costs.difference as u64) < packed[0];
+    Ok(worth.then_some(Difference { kind: RecordKind::PackedPatch, payload, unpacked }))
+}
+
+/// What both kinds of payload begin with, and the size of the object in canonical form.
+fn begin(older: &Digest, file: &FileObject) -> (Vec<u8>, u64) {
+    let prefix = file.header.stream_prefix();
+    let payload = [older.as_bytes().as_slice(), &prefix, &file.size.to_be_bytes()].concat();
+    (payload, prefix.len() as u64 + file.size)
+}
+
+/// Compressed bytes of a difference, and of all that it gives.
+#[derive(Default)]
+struct Costs {
+    difference: usize,
+    whole: usize,
+}
+
+/// Appends the segments that give `content` out of the older content; nothing if that is not smaller, or cannot be had.
+fn append(
+    payload: &mut Vec<u8>,
+    content: &mut impl Read,
+    size: u64,
+    pieces: &mut Pieces<impl Read>,
+    was: u64,
+    (repo, new): (&Repo, &Digest),
+) -> Result<Option<Costs>, RepoError> {
+    let object = ObjectName::new(ObjectKind::File, *new);
+    let mut costs = Costs::default();
+    let mut at = 0;
     while at < size {
         let count = (size - at).min(SEGMENT_LIMIT.into());
         let mut segment = Vec::with_capacity(count as usize);
-        (&mut content).take(count).read_to_end(&mut segment).map_err(reading(new))?;
+        let read = content.take(count).read_to_end(&mut segment);
+        read.map_err(|source| RepoError::io("reading", &repo.object_path(&object), source))?;
         if segment.len() as u64 != count {
-            let object = ObjectName::new(ObjectKind::File, *new);
             return Err(RepoError::Damaged { object, got: "less content than its header says".into() });
         }
         let (from, taken) = patch::piece_for(at, count, size, was);
         // An older object that cannot be read is no reason not to make the pack.
         let Ok(piece) = pieces.take(from, taken) else { return Ok(None) };
         let begin = payload.len();
-        append_segment(&mut payload, from, piece, &segment);
-        cost += compressed(&payload[begin..]);
-        whole_cost += compressed(&segment);
-        if cost >= whole_cost || payload.len() > LARGEST {
+        append_segment(payload, from, piece, &segment);
+        costs.difference += compressed(&payload[begin..]);
+        costs.whole += compressed(&segment);
+        if costs.difference >= costs.whole || payload.len() > LARGEST {
             return Ok(None);
         }
         at += count;
     }
-    content.require(new)?;
-    let sound = pieces.into_inner().require(older);
-    if let Err(error) = sound {
+    Ok(Some(costs))
+}
+
+/// Whether the older content is what its name says: a difference against other bytes would be of no use.
+fn is_sound(content: Checked, older: &Digest) -> bool {
+    let sound = content.require(older);
+    if let Err(error) = &sound {
         tracing::warn!(%error, "no difference is made against it");
-        return Ok(None);
     }
-    let worth = cost + older.as_bytes().len() < whole_cost;
-    Ok(worth.then_some(Difference { payload, unpacked: prefix.len() as u64 + size }))
+    sound.is_ok()
 }
 
 fn compressed(bytes: &[u8]) -> usize {

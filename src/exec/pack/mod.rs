@@ -254,9 +254,9 @@ impl Packer<'_> {
                 let made =
                     older.map(|older| difference::make(self.repo, &object.digest, &older, &self.making));
                 match made.transpose().map_err(in_repo)?.flatten() {
-                    Some(Difference { payload, unpacked }) => {
+                    Some(Difference { kind, payload, unpacked }) => {
                         let length = payload.len() as u64;
-                        let record = Record { kind: RecordKind::FilePatch, digest: object.digest, length };
+                        let record = Record { kind, digest: object.digest, length };
                         records.begin(record).and_then(|to| to.write_all(&payload)).map_err(writing)?;
                         unpacked
                     }

@@ -28,6 +28,7 @@ use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
 use crate::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
 use crate::pack::patch::{PatchReader, Pieces, apply_bytes};
 use crate::pack::record::{Record, RecordKind, RecordReader};
+use crate::pack::repack;
 
 use super::remote::Remote;
 use super::{By, PullError, PullReport, PullRequest, is_complete};
@@ -353,16 +354,16 @@ impl Taker<'_> {
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        let (kind, is_difference) = match record.kind {
-            RecordKind::Object(kind) => (kind, false),
-            RecordKind::FilePatch => (ObjectKind::File, true),
+        let kind = match record.kind {
+            RecordKind::Object(kind) => kind,
+            RecordKind::FilePatch | RecordKind::PackedPatch => ObjectKind::File,
         };
         let object = ObjectName::new(kind, record.digest);
         if self.repo.has(&object) {
             return Ok(true);
         }
-        if is_difference {
-            return self.take_difference(object, records, batch, room);
+        if record.kind.is_difference() {
+            return self.take_difference(record.kind, object, records, batch, room);
         }
         let receiving = |source| RepoError::Source { object, source };
         *room = room.checked_sub(record.length).ok_or_else(|| receiving(too_much()))?;
@@ -380,12 +381,13 @@ impl Taker<'_> {
     /// Whatever is wrong with a difference or with what it is against costs this object alone.
     fn take_difference<R: Read>(
         &self,
+        kind: RecordKind,
         object: ObjectName,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        match self.apply(object, records, batch, room) {
+        match self.apply(kind, object, records, batch, room) {
             Ok(()) => {
                 self.differences.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
@@ -402,6 +404,7 @@ impl Taker<'_> {
 
     fn apply<R: Read>(
         &self,
+        kind: RecordKind,
         object: ObjectName,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
@@ -411,9 +414,7 @@ impl Taker<'_> {
         let mut older = [0; 32];
         records.read_exact(&mut older).map_err(receiving)?;
         let (header, prefix) = FileHeader::read(records).map_err(receiving)?;
-        let mut size = [0; 8];
-        records.read_exact(&mut size).map_err(receiving)?;
-        let size = u64::from_be_bytes(size);
+        let size = take_u64(records).map_err(receiving)?;
         let all = size.saturating_add(prefix.len() as u64);
         *room = room.checked_sub(all).ok_or_else(|| receiving(too_much()))?;
         let older_object = ObjectName::new(ObjectKind::File, Digest::from_bytes(older));
@@ -422,11 +423,40 @@ impl Taker<'_> {
             RepoError::Io { source, .. } => RepoError::Source { object: older_object, source },
             other => other,
         })?;
-        let _memory = self.memory.lend(apply_bytes(older.size, size));
-        let pieces = Pieces::new(older.content, older.size);
-        let mut stream = PatchReader::new(records, pieces, size);
+        let _memory;
+        let mut stream: Box<dyn Read> = if kind == RecordKind::PackedPatch {
+            let inside = take_inside(records, size).map_err(receiving)?;
+            // How much is inside of the older content is not known before it is read.
+            _memory = self.memory.lend(apply_bytes(u64::MAX, inside) + repack::MEMORY);
+            let pieces = Pieces::new(repack::inside(older.content).map_err(receiving)?, u64::MAX);
+            Box::new(repack::compressed(PatchReader::new(records, pieces, inside)).map_err(receiving)?)
+        } else {
+            _memory = self.memory.lend(apply_bytes(older.size, size));
+            let pieces = Pieces::new(older.content, older.size);
+            Box::new(PatchReader::new(records, pieces, size))
+        };
         batch.write_file(object.digest, &prefix, Content { header: &header, stream: &mut stream, size })
     }
+}
+
+/// How much is inside of a content of `size` bytes: what a record of kind 6 says before its segments.
+fn take_inside(record: &mut impl Read, size: u64) -> io::Result<u64> {
+    let mut compressor = [0; 4];
+    record.read_exact(&mut compressor)?;
+    let inside = take_u64(record)?;
+    let (got, ours) = (u32::from_be_bytes(compressor), repack::compressor());
+    let why = match inside {
+        _ if got != ours => format!("compressed by {got}, here is {ours}"),
+        _ if inside > size.saturating_mul(repack::FACTOR) => format!("{inside} bytes inside of {size}"),
+        _ => return Ok(inside),
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+fn take_u64(record: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    record.read_exact(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn too_much() -> io::Error {
