@@ -1,11 +1,21 @@
-//! Reads the container images of every deployment back, and mends what is missing or damaged.
+//! Reads every bit of every deployment back, and mends what is missing or damaged.
 //!
-//! All deployments at once: releases share layers, and a damaged one must leave Docker with every image that stands on it
-//! before it can come back.
+//! 1. [`verify_files`]: the objects of the repo, and the checkouts that are made of them; [`repair_files`];
+//! 2. [`verify_host`]: the container images in Docker; [`repair_host`], out of the deployments' files, which therefore come first.
+//!
+//! All deployments at once: releases share files and layers, and a damaged layer must leave Docker with every image that
+//! stands on it before it can come back.
+
+mod files;
+mod mend;
 
 use std::path::PathBuf;
 
+pub use files::{BadLink, BadObject, FilesReport, verify_files};
+pub use mend::{MendedFiles, repair_files};
+
 use crate::engine::docker::{Docker, DockerError, Finding, ImageArchive, Repaired};
+use crate::engine::repo::RepoError;
 use crate::engine::sysroot::{Sysroot, SysrootError};
 use crate::image::store::ImageStore;
 use crate::model::pins::PinsError;
@@ -17,6 +27,9 @@ pub enum VerifyHostError {
     /// The deployments.
     #[error("looking at the deployments")]
     Sysroot(#[source] Box<SysrootError>),
+    /// The repo.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
     /// A deployment's pins.
     #[error(transparent)]
     Pins(#[from] PinsError),
