@@ -4,14 +4,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::host::{HostArguments, NOTHING_CHANGED, name_of};
+use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
 use crate::engine::docker::Docker;
 use crate::engine::repo::check::Condition;
 use crate::engine::sysroot::Sysroot;
 use crate::exec::verify::{
-    FilesReport, MendedFiles, Verified, VerifyHostError, pinned_deployments, repair_files, repair_host,
-    verify_files, verify_host,
+    FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
+    pinned_deployments, repair_files, repair_host, stop_services, verify_files, verify_host,
 };
 
 /// Read every file of every deployment and every pinned container image back.
@@ -20,13 +21,17 @@ use crate::exec::verify::{
 /// gigabytes: minutes on a disk. Ends with exit code 3 if something is missing or damaged and was not mended.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  rackstep verify             what is wrong, if anything
-  rackstep verify --repair    and mend it")]
+  rackstep verify                             what is wrong, if anything
+  rackstep verify --repair                    and mend it
+  rackstep verify --repair --stop-services    also images that services run from: they are down meanwhile")]
 pub struct Arguments {
     /// Mend what is missing or damaged: images out of the deployments' files, files of images out of Docker, no network
     /// for either; other files from the repo that this host follows.
     #[arg(long)]
     repair: bool,
+    /// With --repair: stop kubelet and the services while damaged images are replaced, and start them again.
+    #[arg(long, requires = "repair")]
+    stop_services: bool,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
@@ -174,7 +179,17 @@ impl Work<'_> {
         let mut images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
         self.tell(|| print_images(&images));
         if self.arguments.repair && bad_images(&images) > 0 {
-            let done = repair_host(self.docker, &pinned, self.progress).map_err(failed)?;
+            let stopped = self.stop_services(&pinned)?;
+            let done = repair_host(self.docker, &pinned, self.progress).map_err(|error| {
+                let in_use = error.is_in_use();
+                let failure = failed(error);
+                if in_use {
+                    failure.hint("--stop-services stops what runs, and starts it again")
+                } else {
+                    failure
+                }
+            })?;
+            drop(stopped);
             (mended.images_replaced, mended.images_loaded) = (done.replaced.len(), done.loaded.len());
             images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
             self.tell(|| {
@@ -187,6 +202,15 @@ impl Work<'_> {
             });
         }
         Ok(images)
+    }
+
+    /// Stops the services if that is wanted. A signal ends the program only after they were started again.
+    fn stop_services(&self, pinned: &[PinnedDeployment]) -> Result<Option<StoppedServices>, Failure> {
+        if !self.arguments.stop_services {
+            return Ok(None);
+        }
+        on_stop(|| tracing::warn!("images are being replaced; the services come back after that"));
+        stop_services(self.docker, pinned, self.progress).map(Some).map_err(|error| self.failed(error))
     }
 
     fn tell(&self, say: impl FnOnce()) {

@@ -8,12 +8,15 @@
 
 mod files;
 mod mend;
+mod services;
 
 use std::path::PathBuf;
 
 pub use files::{BadLink, BadObject, FilesReport, verify_files};
 pub use mend::{MendedFiles, repair_files};
+pub use services::{StoppedServices, stop_services};
 
+use crate::engine::command::CommandError;
 use crate::engine::docker::{Docker, DockerError, Finding, ImageArchive, Repaired};
 use crate::engine::repo::RepoError;
 use crate::engine::sysroot::{Sysroot, SysrootError};
@@ -45,9 +48,22 @@ pub enum VerifyHostError {
     /// Docker.
     #[error("reading container images back from docker")]
     Look(#[source] Box<DockerError>),
+    /// Kubelet.
+    #[error("stopping kubelet")]
+    Kubelet(#[source] CommandError),
+    /// A container that was to be stopped.
+    #[error("stopping services")]
+    Stop(#[source] Box<DockerError>),
     /// Docker, while mending.
     #[error("mending container images")]
     Repair(#[source] Box<DockerError>),
+}
+
+impl VerifyHostError {
+    /// True when a running service keeps an image from being replaced.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Repair(error) if matches!(**error, DockerError::InUse { .. }))
+    }
 }
 
 /// One release of the host and what was found.
