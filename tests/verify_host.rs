@@ -9,6 +9,7 @@ mod dockerd;
 mod release;
 #[path = "support/scratch_host.rs"]
 mod scratch_host;
+#[allow(dead_code)]
 #[path = "transport/server.rs"]
 mod server;
 #[path = "support/tiny_image.rs"]

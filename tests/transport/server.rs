@@ -1,8 +1,5 @@
 //! A file server that can cut, corrupt, lose and lie.
 
-// Each test takes what it needs of it.
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
