@@ -8,6 +8,7 @@ pub mod firmware;
 pub mod grub;
 pub mod machine;
 pub mod packages;
+pub mod process;
 pub mod qemu_img;
 pub mod registry;
 pub mod repo;

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::{RackError, RackOptions, Teller};
+use crate::engine::process::Detached;
 use crate::model::rack::Rack;
 use crate::netboot::dnsmasq::{BIOS_PROGRAM, Files, UEFI_PROGRAM, render_dnsmasq};
 
@@ -107,12 +108,8 @@ async fn end(child: &mut Child) {
 
 /// Ends the dnsmasq of an earlier run that was killed; known by its pid *and* our configuration file's path.
 fn end_leftover(state: &Path, configuration: &Path) {
-    let Ok(text) = fs::read_to_string(pid_path(state)) else { return };
-    let Ok(number) = text.trim().parse::<i32>() else { return };
-    let command_line = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-    let ours = String::from_utf8_lossy(&command_line).contains(&configuration.display().to_string());
-    if let Some(pid) = Pid::from_raw(number).filter(|_| ours) {
-        let _ = kill_process(pid, Signal::KILL);
+    if let Some(left) = Detached::find(&pid_path(state), &configuration.display().to_string()) {
+        let _ = left.kill(FAREWELL);
     }
 }
 
