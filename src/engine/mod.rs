@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod disk;
+pub mod dnsmasq;
 pub mod docker;
 pub mod fetch;
 pub mod firmware;
@@ -15,3 +16,4 @@ pub mod repo;
 pub mod signature;
 pub mod sysroot;
 pub mod tls;
+pub mod vagrant;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::model::cluster::SshTarget;
+use crate::model::cluster::{DEFAULT_PORT, SshTarget};
 
 /// Names of the machines that run.
 ///
@@ -26,7 +26,7 @@ pub fn parse_ssh_config(text: &str) -> Vec<(String, SshTarget)> {
         let Some((key, value)) = line.trim().split_once(char::is_whitespace) else { continue };
         let value = value.trim().trim_matches('"').to_owned();
         if key.eq_ignore_ascii_case("Host") {
-            let target = SshTarget { host: value.clone(), port: 22, user: "root".into(), keys: Vec::new() };
+            let target = SshTarget { host: value.clone(), port: DEFAULT_PORT, user: String::new(), keys: Vec::new() };
             all.push((value, target));
             continue;
         }

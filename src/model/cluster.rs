@@ -14,6 +14,8 @@ pub const BRIDGE_ADDRESS: &str = "10.90.0.1/24";
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
 /// The port at which machines look for releases.
 pub const REPO_PORT: u16 = 8080;
+/// The port of ssh servers that were not told another.
+pub const DEFAULT_PORT: u16 = 22;
 /// Format number of [`ClusterRecord`].
 pub const RECORD_FORMAT: u32 = 1;
 

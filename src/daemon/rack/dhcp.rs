@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::{RackError, RackOptions, Teller};
+use crate::engine::dnsmasq;
 use crate::engine::process::Detached;
 use crate::model::rack::Rack;
 use crate::netboot::dnsmasq::{BIOS_PROGRAM, Files, UEFI_PROGRAM, render_dnsmasq};
@@ -82,10 +83,7 @@ fn start(configuration: &Path, log: &Path) -> Result<Child, RackError> {
     let failed = || format!("opening {}", log.display());
     let out = OpenOptions::new().create(true).append(true).open(log).map_err(RackError::io(failed()))?;
     let also: File = out.try_clone().map_err(RackError::io(failed()))?;
-    // sbin is not in every PATH that may start us.
-    let program =
-        ["/usr/sbin/dnsmasq", "/usr/local/sbin/dnsmasq"].into_iter().find(|path| Path::new(path).exists());
-    Command::new(program.unwrap_or("dnsmasq"))
+    Command::new(dnsmasq::program())
         .arg("--keep-in-foreground")
         .arg(format!("--conf-file={}", configuration.display()))
         .args(["--log-facility=-", "--pid-file="])

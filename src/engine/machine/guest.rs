@@ -169,7 +169,7 @@ impl<'n> Machine<'n> {
 
     /// Presses the power button: a guest that listens shuts down.
     pub fn press_power_button(&self) -> Result<(), MachineError> {
-        self.execute("system_powerdown")
+        press_power_button(&self.spec)
     }
 
     /// Presses the reset button: the guest starts again, without a shutdown.
@@ -250,13 +250,25 @@ impl<'n> Machine<'n> {
                 let tail = format!("{}\n{}", self.tail(), words.trim());
                 return Err(MachineError::PoweredOff { machine, waited, tail });
             }
-            if self.console_since_mark().contains("Kernel panic - not syncing") {
+            if self.has_panicked() {
                 let (machine, waited) = (self.spec.name.clone(), waited.to_owned());
                 return Err(MachineError::Panicked { machine, waited, tail: self.tail() });
             }
             Ok(None)
         })?;
         found.ok_or_else(|| self.timeout(waited, bound))
+    }
+
+    /// Why waiting for it is hopeless: it is off, or its kernel panicked since the mark.
+    pub fn trouble(&mut self) -> Result<Option<String>, MachineError> {
+        if !self.is_on()? {
+            return Ok(Some(format!("it went off{}", self.tail())));
+        }
+        Ok(self.has_panicked().then(|| format!("its kernel panicked{}", self.tail())))
+    }
+
+    fn has_panicked(&self) -> bool {
+        self.console_since_mark().contains("Kernel panic - not syncing")
     }
 
     fn timeout(&self, waited: &str, bound: Duration) -> MachineError {
@@ -290,6 +302,11 @@ impl Drop for Machine<'_> {
         }
         self.network.remove_tap(&self.tap);
     }
+}
+
+/// Presses the power button of a machine that outlives its program.
+pub fn press_power_button(spec: &MachineSpec) -> Result<(), MachineError> {
+    qmp::execute(&spec.name, &spec.control_path(), "system_powerdown").map(drop)
 }
 
 /// Leaves out carriage returns and terminal control sequences (ECMA-48: `ESC [ … letter`).

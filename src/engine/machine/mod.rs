@@ -22,7 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use guest::Machine;
+pub use guest::{Machine, press_power_button};
 pub use network::{BRIDGE, Network};
 pub use spec::{Boot, DiskFormat, DiskSpec, Firmware, MachineSpec};
 pub use ssh::{Ssh, SshKey};

@@ -7,10 +7,7 @@ use std::process::{Command, Output};
 
 use super::{MachineError, Network};
 use crate::engine::command;
-use crate::model::cluster::SshTarget;
-
-/// The port of ssh servers that were not told another.
-const DEFAULT_PORT: u16 = 22;
+use crate::model::cluster::{DEFAULT_PORT, SshTarget};
 
 /// A key pair made for one run.
 #[derive(Debug, Clone)]
@@ -43,7 +40,7 @@ impl SshKey {
 }
 
 /// How to reach one machine's shell.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ssh<'n> {
     network: Option<&'n Network>,
     keys: Vec<PathBuf>,
