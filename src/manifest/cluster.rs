@@ -188,7 +188,7 @@ compute: {count: 2, memory: 3072, cpus: 1}
             ("name: dev", "name: My_Cluster", "cluster.yaml:1:7", "no name for a cluster"),
             ("memory: 4096", "memory: 4", "cluster.yaml:4:19", "memory is in MiB, 256 at least, not 4"),
             ("count: 2", "count: 200", "cluster.yaml:5:18", "200 machines, 150 at most"),
-            ("cpus: 1", "cpus: 0", "cluster.yaml:5:40", "0 processors"),
+            ("cpus: 1", "cpus: 0", "cluster.yaml:5:41", "0 processors"),
             ("name: dev", "driver: xen", "cluster.yaml:1:9", "unknown variant `xen`, expected one of `kvm`, `qemu`, `auto`"),
             ("control: {memory: 4096, cpus: 2}\n", "", "cluster.yaml:1:1", "missing field `control`"),
         ];
