@@ -20,19 +20,19 @@ pub const UNCHANGED: &str = "nothing changed";
 /// The cluster file, if none is named.
 pub const DEFAULT_FILE: &str = "cluster.yaml";
 /// An emulated machine, beside others, needs most of it to its last container.
-pub const DEFAULT_MINUTES: u64 = 45;
+const DEFAULT_TIMEOUT: u64 = 45 * 60;
 
 /// How long one machine may take.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Patience {
     /// How long a machine may take to become healthy
-    #[arg(long, value_name = "MINUTES", default_value_t = DEFAULT_MINUTES)]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT)]
     timeout: u64,
 }
 
 impl Patience {
     pub fn bound(self) -> Duration {
-        Duration::from_secs(self.timeout.saturating_mul(60))
+        Duration::from_secs(self.timeout)
     }
 }
 
