@@ -23,6 +23,7 @@ use rackstep::exec::pull::{By, PullReport, PullRequest, pull};
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, Digest, ObjectKind, ObjectName};
 use rackstep::pack::index::{self, Index, Shard};
+use rackstep::pack::patch::Sums;
 use rackstep::pack::{RecordKind, RecordReader, RecordWriter};
 use server::Faults;
 use tree::{noise, run};
@@ -127,7 +128,7 @@ fn an_update_by_differences_is_smaller_and_the_same() {
     let update = Update::new();
     let whole = update.pack(false);
     let pack = update.pack(true);
-    assert_eq!((whole.index.format, pack.index.format), (1, 2));
+    assert_eq!((whole.index.format, pack.index.format), (1, 3));
     assert_eq!(pack.index.objects, whole.index.objects);
     assert!(pack.index.bytes * 10 < whole.index.bytes, "{} of {}", pack.index.bytes, whole.index.bytes);
     assert_eq!(update.pack(true), pack, "the same again");
@@ -240,7 +241,7 @@ fn differences_that_are_wrong_are_passed_over() {
     for (number, (what, change)) in cases.into_iter().enumerate() {
         let mut changed = 0;
         tamper(&update, &index, &mut |kind, payload| {
-            if kind == RecordKind::FilePatch {
+            if kind == RecordKind::FilePatch(Sums::Runs) {
                 change(payload);
                 changed += 1;
             }
@@ -258,7 +259,7 @@ fn differences_that_are_wrong_are_passed_over() {
             .enumerate()
     {
         tamper(&update, &index, &mut |kind, payload| {
-            if kind == RecordKind::FilePatch {
+            if kind == RecordKind::FilePatch(Sums::Runs) {
                 huge(payload, at, bytes);
             }
         });
