@@ -6,13 +6,14 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test demo bench
+.PHONY: help setup check test demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
+	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
 setup:
@@ -32,3 +33,6 @@ demo: setup
 
 bench: setup
 	cargo bench --bench bench
+
+fuzz: setup
+	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)

@@ -13,7 +13,6 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::chain::chain_ids;
 use super::spec;
 use super::store::{ImageStore, StoreError};
 use crate::model::{Digest, PinnedImage};
@@ -70,7 +69,7 @@ impl ImageStore {
                 repo_tags: tag.map(|tag| vec![tag.to_owned()]),
                 layers: image.layers.iter().map(|layer| blob_name(layer.diff_id)).collect(),
             });
-            let chain = chain_ids(image.layers.iter().map(|layer| layer.diff_id));
+            let chain = image.chains();
             for (layer, _) in image.layers.iter().zip(chain).filter(|(_, id)| !present.contains(id)) {
                 layers.insert(layer.diff_id, layer.size);
             }

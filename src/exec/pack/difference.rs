@@ -14,7 +14,7 @@ use crate::engine::repo::{FileObject, Repo, RepoError};
 use crate::exec::budget::Budget;
 use crate::model::{Digest, ObjectKind, ObjectName};
 use crate::pack::RecordKind;
-use crate::pack::patch::{self, Pieces, SEGMENT_LIMIT, append_segment};
+use crate::pack::patch::{self, Pieces, SEGMENT_LIMIT, Sums, append_segment};
 use crate::pack::repack;
 
 /// Smaller contents are sent whole: a record of a difference takes some 70 bytes itself.
@@ -29,7 +29,7 @@ const SIZE_FACTOR: u64 = 8;
 /// Compressed contents smaller than this are not taken apart: that costs time on each host.
 const SMALLEST_PACKED: u64 = 64 << 10;
 
-/// A file object as a difference: the payload of a record of kind 5 or 6.
+/// A file object as a difference: the payload of a record of kind 6 or 7.
 pub struct Difference {
     /// The record's kind.
     pub kind: RecordKind,
@@ -71,7 +71,7 @@ pub fn make(
         return Ok(None);
     }
     let worth = costs.difference + older.as_bytes().len() < costs.whole;
-    Ok(worth.then_some(Difference { kind: RecordKind::FilePatch, payload, unpacked }))
+    Ok(worth.then_some(Difference { kind: RecordKind::FilePatch(Sums::Runs), payload, unpacked }))
 }
 
 /// The difference of what is inside two contents that we compressed; nothing if they are others, or it is not smaller.

@@ -26,7 +26,7 @@ use crate::exec::budget::Budget;
 use crate::model::causes::in_one_line;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
 use crate::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
-use crate::pack::patch::{PatchReader, Pieces, apply_bytes};
+use crate::pack::patch::{PatchReader, Pieces, Sums, apply_bytes};
 use crate::pack::record::{Record, RecordKind, RecordReader};
 use crate::pack::repack;
 
@@ -47,7 +47,8 @@ const DIFFERENCES_MEMORY: u64 = 96 << 20;
 const CHUNK: usize = 128 << 10;
 
 /// Why a shard was not taken.
-enum ShardError {
+#[derive(Debug)]
+pub enum ShardError {
     /// Its content is wrong, or it is not there: objects by themselves will do.
     Refused(String),
     /// The connection was lost.
@@ -97,12 +98,7 @@ pub fn pull_pack(
         received: AtomicU64::new(0),
         objects: AtomicU64::new(0),
         shards: AtomicU64::new(0),
-        taker: Taker {
-            repo,
-            memory: Budget::new(DIFFERENCES_MEMORY),
-            differences: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        },
+        taker: Taker::new(repo),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -140,6 +136,19 @@ pub fn pull_pack(
         }),
         Some(ShardError::Repo(source)) => Err(source.into()),
     }
+}
+
+/// Takes a shard that is here already: what a pull does with each that it receives, its digest aside. Gives how many objects
+/// were written.
+pub fn take_shard(
+    staging: &Staging,
+    shard: &Shard,
+    compressed: &mut impl io::BufRead,
+) -> Result<u64, ShardError> {
+    let Some(batch) = staging.batch(&shard.digest.hex()).map_err(ShardError::Repo)? else { return Ok(0) };
+    let objects = unpack(shard, compressed, &batch, &Taker::new(staging.repo()))?;
+    batch.finish().map_err(ShardError::Repo)?;
+    Ok(objects)
 }
 
 /// Forgets which shards of a commit came: it is complete.
@@ -345,7 +354,12 @@ struct Taker<'t> {
     failed: AtomicU64,
 }
 
-impl Taker<'_> {
+impl<'t> Taker<'t> {
+    fn new(repo: &'t Repo) -> Self {
+        let memory = Budget::new(DIFFERENCES_MEMORY);
+        Self { repo, memory, differences: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    }
+
     /// Writes the record's object into the batch, out of `room` bytes. False: it has to come another way.
     fn take<R: Read>(
         &self,
@@ -356,14 +370,15 @@ impl Taker<'_> {
     ) -> Result<bool, RepoError> {
         let kind = match record.kind {
             RecordKind::Object(kind) => kind,
-            RecordKind::FilePatch | RecordKind::PackedPatch => ObjectKind::File,
+            RecordKind::FilePatch(_) | RecordKind::PackedPatch => ObjectKind::File,
         };
         let object = ObjectName::new(kind, record.digest);
         if self.repo.has(&object) {
             return Ok(true);
         }
-        if record.kind.is_difference() {
-            return self.take_difference(record.kind, object, records, batch, room);
+        if let Some(sums) = record.kind.sums() {
+            let packed = record.kind == RecordKind::PackedPatch;
+            return self.take_difference(object, (sums, packed), records, batch, room);
         }
         let receiving = |source| RepoError::Source { object, source };
         *room = room.checked_sub(record.length).ok_or_else(|| receiving(too_much()))?;
@@ -381,13 +396,13 @@ impl Taker<'_> {
     /// Whatever is wrong with a difference or with what it is against costs this object alone.
     fn take_difference<R: Read>(
         &self,
-        kind: RecordKind,
         object: ObjectName,
+        how: (Sums, bool),
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        match self.apply(kind, object, records, batch, room) {
+        match self.apply(object, how, records, batch, room) {
             Ok(()) => {
                 self.differences.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
@@ -404,8 +419,8 @@ impl Taker<'_> {
 
     fn apply<R: Read>(
         &self,
-        kind: RecordKind,
         object: ObjectName,
+        (sums, packed): (Sums, bool),
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
@@ -424,22 +439,23 @@ impl Taker<'_> {
             other => other,
         })?;
         let _memory;
-        let mut stream: Box<dyn Read> = if kind == RecordKind::PackedPatch {
+        let mut stream: Box<dyn Read> = if packed {
             let inside = take_inside(records, size).map_err(receiving)?;
             // How much is inside of the older content is not known before it is read.
             _memory = self.memory.lend(apply_bytes(u64::MAX, inside) + repack::MEMORY);
             let pieces = Pieces::new(repack::inside(older.content).map_err(receiving)?, u64::MAX);
-            Box::new(repack::compressed(PatchReader::new(records, pieces, inside)).map_err(receiving)?)
+            let inside = PatchReader::new(sums, records, pieces, inside);
+            Box::new(repack::compressed(inside).map_err(receiving)?)
         } else {
             _memory = self.memory.lend(apply_bytes(older.size, size));
             let pieces = Pieces::new(older.content, older.size);
-            Box::new(PatchReader::new(records, pieces, size))
+            Box::new(PatchReader::new(sums, records, pieces, size))
         };
         batch.write_file(object.digest, &prefix, Content { header: &header, stream: &mut stream, size })
     }
 }
 
-/// How much is inside of a content of `size` bytes: what a record of kind 6 says before its segments.
+/// How much is inside of a content of `size` bytes: what a record of kind 7 says before its segments.
 fn take_inside(record: &mut impl Read, size: u64) -> io::Result<u64> {
     let mut compressor = [0; 4];
     record.read_exact(&mut compressor)?;
