@@ -99,11 +99,15 @@ pub enum DockerError {
         /// What it has instead.
         problem: String,
     },
-    /// Its store is of a kind that we do not know how to pin images in.
-    #[error(
-        "docker keeps its images in the containerd store; rackstep needs the classic store (set \"features\": {{\"containerd-snapshotter\": false}} in /etc/docker/daemon.json)"
-    )]
-    ContainerdStore,
+    /// It keeps its images in containerd's store, which does not answer as it should.
+    #[error("looking into docker's containerd store at {socket}")]
+    Containerd {
+        /// Where containerd listens.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<super::containerd::GrpcError>,
+    },
     /// Its data root is not on this machine, or not readable.
     #[error("opening docker's data root {path} (needed to sync it to the disk)")]
     DataRoot {
