@@ -347,13 +347,25 @@ fn unpacked_files_are_what_their_layer_says() {
         ("mode", mode(at("plain"), 0o644), mode(at("plain"), 0o4755)),
         (
             "it belongs to",
-            Box::new({ let path = link.clone(); move || std::os::unix::fs::lchown(&path, Some(7), None).unwrap() }),
-            Box::new({ let path = link.clone(); move || std::os::unix::fs::lchown(&path, Some(0), None).unwrap() }),
+            Box::new({
+                let path = link.clone();
+                move || std::os::unix::fs::lchown(&path, Some(7), None).unwrap()
+            }),
+            Box::new({
+                let path = link.clone();
+                move || std::os::unix::fs::lchown(&path, Some(0), None).unwrap()
+            }),
         ),
         (
             "does not have it",
-            Box::new({ let path = extra.clone(); move || std::fs::write(&path, "new").unwrap() }),
-            Box::new({ let path = extra.clone(); move || std::fs::remove_file(&path).unwrap() }),
+            Box::new({
+                let path = extra.clone();
+                move || std::fs::write(&path, "new").unwrap()
+            }),
+            Box::new({
+                let path = extra.clone();
+                move || std::fs::remove_file(&path).unwrap()
+            }),
         ),
         (
             "it is no Symlink",
@@ -374,7 +386,10 @@ fn unpacked_files_are_what_their_layer_says() {
         ),
         (
             "after 0 bytes",
-            Box::new({ let path = plain.clone(); move || std::fs::write(&path, "").unwrap() }),
+            Box::new({
+                let path = plain.clone();
+                move || std::fs::write(&path, "").unwrap()
+            }),
             Box::new({
                 let path = plain.clone();
                 move || {

@@ -323,7 +323,10 @@ spec:
         );
         // Rendered once more, from what was rendered.
         let again = parse_pod(&rendered, Path::new("keystone.json")).unwrap();
-        assert_eq!(again.render(&pins(), &places, &as_pinned).unwrap(), pod.render(&pins(), &places, &as_pinned).unwrap());
+        assert_eq!(
+            again.render(&pins(), &places, &as_pinned).unwrap(),
+            pod.render(&pins(), &places, &as_pinned).unwrap()
+        );
         assert_eq!(again.pinned_containers(&pins()).unwrap()[0].1, "keystone");
     }
 

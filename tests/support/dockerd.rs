@@ -124,7 +124,10 @@ impl Dockerd {
         while std::os::unix::net::UnixStream::connect(self.containerd_socket()).is_err() {
             if Instant::now() > limit || child.try_wait().unwrap().is_some() {
                 let _ = child.kill();
-                panic!("containerd does not listen:\n{}", fs::read_to_string(path("containerd.log")).unwrap());
+                panic!(
+                    "containerd does not listen:\n{}",
+                    fs::read_to_string(path("containerd.log")).unwrap()
+                );
             }
             std::thread::sleep(POLL);
         }

@@ -85,11 +85,12 @@ impl Docker {
         let store = self.store()?;
         let mut imported = Imported::default();
         let mut missing: Vec<&PinnedImage> = Vec::new();
+        let images: Vec<&PinnedImage> = images.into_iter().collect();
+        if let Store::Containerd(store) = store {
+            // A load would take a damaged description for good.
+            store.mend(source, &images, Depth::Descriptions)?;
+        }
         for image in images {
-            if let Store::Containerd(store) = store {
-                // A load would take a damaged description for good.
-                store.mend(source, image, Depth::Descriptions)?;
-            }
             if self.present(image)? {
                 imported.present.push(image.config);
             } else if !missing.iter().any(|other| other.config == image.config) {

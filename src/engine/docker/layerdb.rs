@@ -64,7 +64,6 @@ impl LayerDb {
             && data_root.join("overlay2").is_dir();
         known.then(|| Self { root: data_root.to_owned() })
     }
-
 }
 
 impl ReadBack for LayerDb {

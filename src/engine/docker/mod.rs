@@ -38,7 +38,6 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-pub use containerd::GrpcError;
 pub use error::DockerError;
 pub use import::{ArchiveError, ImageArchive, Imported};
 pub use observe::{Observed, ObservedContainer, ObservedImage, Storage, StoreKind};

@@ -37,7 +37,8 @@ impl Docker {
         let mut mended = self.mend(releases, &|_| true, Depth::Descriptions)?;
         let mut verdicts = self.verify_all(&pinned, progress)?;
         let is_bad = |config| {
-            let of_this = |(image, verdict): (&&PinnedImage, &Verdict)| image.config == config && !verdict.is_good();
+            let of_this =
+                |(image, verdict): (&&PinnedImage, &Verdict)| image.config == config && !verdict.is_good();
             pinned.iter().zip(&verdicts).any(of_this)
         };
         let more = self.mend(releases, &is_bad, Depth::Everything)?;
@@ -80,11 +81,8 @@ impl Docker {
         let Store::Containerd(store) = self.store()? else { return Ok(Vec::new()) };
         let mut mended = Vec::new();
         for (source, release) in releases {
-            for (_, image) in release.images().filter(|(_, image)| which(image.config)) {
-                if store.mend(*source, image, depth)? {
-                    mended.push(image.config);
-                }
-            }
+            let images = release.images().map(|(_, image)| image).filter(|image| which(image.config));
+            mended.extend(store.mend(*source, &images.collect::<Vec<_>>(), depth)?);
         }
         Ok(mended)
     }

@@ -47,8 +47,7 @@ impl Docker {
                 let namespace = told.namespaces.and_then(|spaces| spaces.containers);
                 let namespace = namespace.as_deref().unwrap_or(containerd::NAMESPACE);
                 let sockets = containerd::sockets(told.address, &self.url);
-                let runtime = self.runtime.handle().clone();
-                Store::Containerd(Containerd::open(runtime, &sockets, namespace, &storage.driver)?)
+                Store::Containerd(Containerd::open(&sockets, namespace, &storage.driver)?)
             }
         };
         Ok(self.store.get_or_init(|| store))
@@ -96,12 +95,11 @@ impl Docker {
             }
             // Every layer whose own bytes are there, whatever it stands on.
             Store::Containerd(store) => {
+                let blobs = store.blobs()?;
                 for image in images {
-                    for (layer, chain) in image.layers.iter().zip(image.chains()) {
-                        if !present.contains(&chain) && store.has_blob(layer.diff_id)? {
-                            present.insert(chain);
-                        }
-                    }
+                    let layers = image.layers.iter().zip(image.chains());
+                    let there = layers.filter(|(layer, _)| blobs.contains(&layer.diff_id));
+                    present.extend(there.map(|(_, chain)| chain));
                 }
             }
         }

@@ -86,9 +86,11 @@ impl Docker {
             Store::Classic(storage) => match LayerDb::open(&storage.data_root, &storage.driver) {
                 Some(db) => verify_in_store(&db, images, listed, progress),
                 None => (images.iter().zip(listed))
-                    .map(|(image, verdict)| {
-                        if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
-                    })
+                    .map(
+                        |(image, verdict)| {
+                            if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
+                        },
+                    )
                     .collect(),
             },
         }
@@ -141,7 +143,11 @@ fn verify_in_store(
     let verdicts = images
         .iter()
         .zip(listed)
-        .map(|(image, verdict)| if verdict.is_good() { judge_stored(store, image, &read) } else { Ok(verdict) })
+        .map(
+            |(image, verdict)| {
+                if verdict.is_good() { judge_stored(store, image, &read) } else { Ok(verdict) }
+            },
+        )
         .collect::<Result<Vec<_>, _>>()?;
     let good = verdicts.iter().filter(|verdict| verdict.is_good()).count();
     progress.end(&format!("{good} of {} good, {} layers read", verdicts.len(), read.len()));

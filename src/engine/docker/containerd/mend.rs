@@ -30,26 +30,43 @@ pub(in crate::engine::docker) enum Depth {
 }
 
 impl Containerd {
-    /// Mends the blobs of `image` out of `source`; true when one was damaged.
+    /// Mends the blobs of `images` out of `source`; gives the config digests of images that had a damaged one.
     pub(in crate::engine::docker) fn mend(
         &self,
         source: &dyn ImageArchive,
-        image: &PinnedImage,
+        images: &[&PinnedImage],
         depth: Depth,
-    ) -> Result<bool, DockerError> {
-        let mut skip = BTreeSet::new();
-        for (layer, chain) in image.layers.iter().zip(image.chains()) {
-            if !self.is_damaged(layer.diff_id, depth)? {
-                skip.insert(chain);
+    ) -> Result<Vec<Digest>, DockerError> {
+        // A blob that containerd does not know is not damaged: a load brings it.
+        let known = if images.is_empty() { BTreeSet::new() } else { self.blobs()? };
+        let mut mended = Vec::new();
+        for image in images {
+            let mut skip = BTreeSet::new();
+            for (layer, chain) in image.layers.iter().zip(image.chains()) {
+                if !known.contains(&layer.diff_id) || !self.is_damaged(layer.diff_id, depth)? {
+                    skip.insert(chain);
+                }
+            }
+            if self.mend_image(source, image, &skip, &known)? {
+                mended.push(image.config);
             }
         }
+        Ok(mended)
+    }
+
+    fn mend_image(
+        &self,
+        source: &dyn ImageArchive,
+        image: &PinnedImage,
+        skip: &BTreeSet<Digest>,
+        known: &BTreeSet<Digest>,
+    ) -> Result<bool, DockerError> {
         let archive_error =
             |source| DockerError::Archive { image: image.config, reference: image.reference.clone(), source };
         let (reader, mut writer) = io::pipe().map_err(|error| archive_error(error.into()))?;
-        let skip = &skip;
         let (written, mended) = std::thread::scope(|scope| {
             let archive = scope.spawn(move || source.write_archive(&[image], skip, &mut writer));
-            let mended = self.mend_from(reader);
+            let mended = self.mend_from(reader, known);
             (archive.join(), mended)
         });
         match (written, mended) {
@@ -61,7 +78,6 @@ impl Containerd {
         }
     }
 
-    /// A blob that containerd does not know is not damaged: a load brings it.
     fn is_damaged(&self, digest: Digest, depth: Depth) -> Result<bool, DockerError> {
         let path = self.blob(digest);
         let is_good = match File::open(&path) {
@@ -70,11 +86,11 @@ impl Containerd {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(source) => return Err(store_error(&path, source)),
         };
-        Ok(!is_good && self.has_blob(digest)?)
+        Ok(!is_good)
     }
 
     /// Mends every blob of the archive that is damaged in the store.
-    fn mend_from(&self, archive: impl Read) -> Result<bool, DockerError> {
+    fn mend_from(&self, archive: impl Read, known: &BTreeSet<Digest>) -> Result<bool, DockerError> {
         let broken = |source| store_error(Path::new("the release's own archive"), source);
         let mut archive = tar::Archive::new(BufReader::with_capacity(CHUNK, archive));
         let mut mended = false;
@@ -83,7 +99,7 @@ impl Containerd {
             let name = entry.path_bytes().into_owned();
             let name = std::str::from_utf8(&name).ok().and_then(|name| name.strip_prefix(BLOBS));
             let Some(digest) = name.and_then(|name| Digest::parse_hex(name).ok()) else { continue };
-            if self.is_damaged(digest, Depth::Everything)? {
+            if known.contains(&digest) && self.is_damaged(digest, Depth::Everything)? {
                 self.replace(digest, &mut entry)?;
                 mended = true;
             }

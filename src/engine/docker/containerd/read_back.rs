@@ -21,7 +21,7 @@ impl Containerd {
     pub(in crate::engine::docker) fn look(&self, images: &[&PinnedImage]) -> Result<Look<'_>, DockerError> {
         let mut directories = BTreeMap::new();
         for image in images {
-            directories.extend(self.unpacked_layers(image)?.unwrap_or_default());
+            directories.extend(self.ctr.layers(&image.chains())?.unwrap_or_default());
         }
         Ok(Look { store: self, directories })
     }

@@ -138,9 +138,7 @@ impl Layer {
             let header = entry.header();
             let kind = match header.entry_type() {
                 EntryType::Directory => Kind::Directory,
-                EntryType::Symlink => {
-                    Kind::Symlink(entry.link_name_bytes().unwrap_or_default().into_owned())
-                }
+                EntryType::Symlink => Kind::Symlink(entry.link_name_bytes().unwrap_or_default().into_owned()),
                 EntryType::Link => Kind::Link(clean(&entry.link_name_bytes().unwrap_or_default())),
                 EntryType::Char | EntryType::Block => {
                     let (major, minor) = (header.device_major()?, header.device_minor()?);
