@@ -4,7 +4,7 @@
 //! ctr prints is checked here: an answer of another form is an error, never a guess.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::engine::command::{CommandError, run_text};
@@ -44,9 +44,11 @@ impl Ctr {
     /// The directory of a plugin.
     pub(super) fn root_of(&self, kind: &str, id: &str) -> Result<PathBuf, DockerError> {
         let told = self.ask(&["plugins", "ls", "--detailed", &format!("type=={kind},id=={id}")])?;
-        let root = parse_export(&told, "root").map(PathBuf::from).filter(|root| root.is_dir());
+        let root = parse_export(&told, "root").map(PathBuf::from);
+        // It may not be made yet, but what is above it must be here.
+        let root = root.filter(|root| root.parent().is_some_and(Path::is_dir));
         root.ok_or_else(|| {
-            Self::answer(&format!("plugin {kind} {id}"), "no directory on this machine".to_owned())
+            Self::answer(&format!("plugin {kind} {id}"), format!("no directory on this machine: {told:?}"))
         })
     }
 

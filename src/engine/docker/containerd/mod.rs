@@ -71,7 +71,9 @@ impl Containerd {
 
     /// Directories whose file systems hold what a load writes.
     pub(super) fn roots(&self) -> [&Path; 2] {
-        [&self.content, &self.snapshots]
+        // The first blob makes the directory.
+        let above = self.content.parent().unwrap_or(&self.content);
+        [if self.content.is_dir() { &self.content } else { above }, &self.snapshots]
     }
 
     /// The file of a blob.

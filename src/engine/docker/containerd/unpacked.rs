@@ -20,6 +20,7 @@ use tar::EntryType;
 
 use crate::engine::docker::DockerError;
 use crate::engine::docker::stored::{LayerVerdict, open_inside, tell};
+use crate::image::header::Header;
 use crate::model::{Digest, Progress};
 
 /// Bytes read at a time.
@@ -138,11 +139,15 @@ impl Layer {
             let header = entry.header();
             let kind = match header.entry_type() {
                 EntryType::Directory => Kind::Directory,
+                // As it was before POSIX.
+                EntryType::Regular if entry.path_bytes().ends_with(b"/") => Kind::Directory,
                 EntryType::Symlink => Kind::Symlink(entry.link_name_bytes().unwrap_or_default().into_owned()),
                 EntryType::Link => Kind::Link(clean(&entry.link_name_bytes().unwrap_or_default())),
                 EntryType::Char | EntryType::Block => {
-                    let (major, minor) = (header.device_major()?, header.device_minor()?);
-                    let device = rustix::fs::makedev(major.unwrap_or(0), minor.unwrap_or(0));
+                    // Fields that nobody wrote count as zero.
+                    let number = |field: io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
+                    let device =
+                        rustix::fs::makedev(number(header.device_major()), number(header.device_minor()));
                     let is_char = header.entry_type() == EntryType::Char;
                     let kind = if is_char { FileType::CharacterDevice } else { FileType::BlockDevice };
                     Kind::Device(kind, device)
@@ -289,9 +294,12 @@ impl Expected {
 type Metadata = (u32, (u32, u32), Vec<(String, Vec<u8>)>);
 
 fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Metadata> {
-    let header = entry.header();
-    let mode = header.mode()? & 0o7777;
-    let (mut user, mut group) = (header.uid()?, header.gid()?);
+    // The tar crate writes an owner of PAX records into its copy of the header, whose sum is wrong then.
+    let mut block = entry.header().clone();
+    block.set_cksum();
+    let header = Header::parse(block.as_bytes()).map_err(io::Error::other)?;
+    let mode = header.mode();
+    let (mut user, mut group) = (header.uid().unwrap_or(0), header.gid().unwrap_or(0));
     let mut xattrs = Vec::new();
     for record in entry.pax_extensions()?.into_iter().flatten() {
         let record = record?;
@@ -307,7 +315,7 @@ fn metadata(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Metadata> {
             Err(_) => {}
         }
     }
-    Ok((mode, (user as u32, group as u32), xattrs))
+    Ok((mode, (user, group), xattrs))
 }
 
 /// Reads a file's content from the tar to its end, and says how the unpacked file differs.
