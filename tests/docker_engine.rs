@@ -3,38 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-/// Runs a test on both stores.
-macro_rules! on_both_stores {
-    ($($name:ident),* $(,)?) => {$(
-        mod $name {
-            #[test]
-            fn classic() {
-                super::$name(super::StoreKind::Classic);
-            }
-
-            #[test]
-            fn containerd() {
-                super::$name(super::StoreKind::Containerd);
-            }
-        }
-    )*};
-}
-
-on_both_stores! {
-    images_are_imported_once_held_and_reaped,
-    wrong_content_is_refused_by_name_and_nothing_is_left,
-    a_releases_own_files_become_the_same_image,
-    a_flipped_byte_is_found_and_mended,
-    a_step_runs_to_its_end_and_leaves_nothing,
-}
-
+#[macro_use]
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
 mod tiny_image;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dockerd::Dockerd;
 use rackstep::engine::docker::{
@@ -43,7 +19,16 @@ use rackstep::engine::docker::{
 use rackstep::image::store::ImageStore;
 use rackstep::image::{Limits, Ownership, source};
 use rackstep::model::progress::Silent;
+use rackstep::model::{Digest, PinnedImage};
 use tiny_image::{TinyImages, chain_of, layer, noise, release, shell_layer};
+
+on_both_stores! {
+    images_are_imported_once_held_and_reaped,
+    wrong_content_is_refused_by_name_and_nothing_is_left,
+    a_releases_own_files_become_the_same_image,
+    a_flipped_byte_is_found_and_mended,
+    a_step_runs_to_its_end_and_leaves_nothing,
+}
 
 fn images_are_imported_once_held_and_reaped(kind: StoreKind) {
     let daemon = Dockerd::start_with(kind);
@@ -411,6 +396,39 @@ fn unpacked_files_are_what_their_layer_says() {
         }
         restore();
         assert_eq!(docker.verify(&image).unwrap(), Verdict::Good, "after {problem}");
+    }
+}
+
+/// Every image of a release's store, or of the cache's, on both stores; says how long each part takes.
+#[test]
+#[ignore = "wants real images: RACKSTEP_IMAGES=~/.cache/rackstep/store"]
+fn real_images_are_proven_in_both_stores() {
+    let store =
+        ImageStore::new(std::env::var_os("RACKSTEP_IMAGES").expect("RACKSTEP_IMAGES is a store of images"));
+    let images: Vec<PinnedImage> = (store.images().unwrap().iter())
+        .map(|config| {
+            let stored = store.image(config).unwrap();
+            let manifest = Digest::of(&stored.manifest);
+            PinnedImage { reference: config.hex(), manifest, config: *config, layers: stored.layers }
+        })
+        .collect();
+    for kind in [StoreKind::Classic, StoreKind::Containerd] {
+        let daemon = Dockerd::start_with(kind);
+        let docker = daemon.connect();
+        let began = Instant::now();
+        let imported = docker.import(&store, &images, &Silent).unwrap();
+        let loaded = began.elapsed();
+        let all: Vec<&PinnedImage> = images.iter().collect();
+        let began = Instant::now();
+        for (image, verdict) in images.iter().zip(docker.verify_all(&all, &Silent).unwrap()) {
+            assert_eq!(verdict, Verdict::Good, "{}", image.reference);
+        }
+        println!(
+            "{kind:?}: {} images, {} bytes in {loaded:?}, read back in {:?}",
+            images.len(),
+            imported.bytes,
+            began.elapsed()
+        );
     }
 }
 

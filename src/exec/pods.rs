@@ -321,6 +321,11 @@ spec:
             rendered,
             "the configuration is in the pod's bytes"
         );
+        // Where Docker has its own names for images, kubelet is told those.
+        let named =
+            pod.render(&pins(), &places, &|config| Digest::of(config.to_string().as_bytes())).unwrap();
+        let id = Digest::of(Digest::of(b"keystone").to_string().as_bytes());
+        assert!(named.contains(&format!("\"image\": \"{id}\"")), "{named}");
         // Rendered once more, from what was rendered.
         let again = parse_pod(&rendered, Path::new("keystone.json")).unwrap();
         assert_eq!(

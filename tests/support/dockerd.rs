@@ -11,6 +11,24 @@ use std::time::{Duration, Instant};
 use rackstep::engine::docker::{Docker, StoreKind};
 use rackstep::model::Digest;
 
+/// Runs tests, functions of a `StoreKind`, on both of Docker's image stores.
+#[allow(unused_macros)]
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn classic() {
+                super::$name(super::StoreKind::Classic);
+            }
+
+            #[test]
+            fn containerd() {
+                super::$name(super::StoreKind::Containerd);
+            }
+        }
+    )*};
+}
+
 /// How long a daemon may take to listen, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
