@@ -26,6 +26,7 @@ check: setup
 
 test: check
 	cargo test --tests -- --skip $(STORY)
+	SECONDS_EACH=20 fuzz/run.sh
 	cargo test --test machine_story -- --nocapture
 
 demo: setup
