@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let scratch = Scratch::enter()?;
     let stop = stop_on_interrupt();
-    let watcher = Told { terminal: Terminal::default(), stop: Arc::clone(&stop) };
+    let watcher = Told::new(&stop);
     let plan = plan_disk_image(&release.wish);
     let request = Request {
         plan: &plan,
@@ -135,19 +135,36 @@ struct Looked {
     sync: bool,
 }
 
-fn look(arguments: &Arguments) -> Result<Looked, Failure> {
-    let bad = |told: String| Failure::new(Kind::BadInput, told, UNCHANGED);
-    let repo = Repo::open(&arguments.repo).map_err(in_repo)?;
-    let commit = repo.resolve(&arguments.revision).map_err(|error| {
+/// A release in a repo on this machine, its signature checked.
+pub(super) struct FoundRelease {
+    pub(super) repo: Repo,
+    pub(super) info: CommitInfo,
+    /// What the release says of itself.
+    pub(super) told: Option<ReleaseInfo>,
+    /// The ref that machines made of it follow.
+    pub(super) follows: Ref,
+}
+
+/// Finds the release `revision`, which must be signed with one of `keys` unless there are none.
+pub(super) fn find_release(path: &Path, revision: &str, keys: &[PublicKey]) -> Result<FoundRelease, Failure> {
+    let repo = Repo::open(path).map_err(in_repo)?;
+    let commit = repo.resolve(revision).map_err(|error| {
         in_repo(error).hint(format!("rackstep release list --repo {}", repo.path().display()))
     })?;
     let info = repo.commit_info(commit).map_err(in_repo)?;
     let told = repo.release_info(commit).map_err(in_repo)?;
+    verify_in_repo(&repo, commit, keys).map_err(signature)?;
+    let follows = follows(&repo, &info)?;
+    Ok(FoundRelease { repo, info, told, follows })
+}
+
+fn look(arguments: &Arguments) -> Result<Looked, Failure> {
+    let bad = |told: String| Failure::new(Kind::BadInput, told, UNCHANGED);
     let keys = arguments.keys.as_deref().map(load_public_keys).transpose().map_err(signature)?;
     let keys = keys.unwrap_or_default();
-    verify_in_repo(&repo, commit, &keys).map_err(signature)?;
-
-    let follows = follows(&repo, &info)?;
+    let FoundRelease { repo, info, told, follows } =
+        find_release(&arguments.repo, &arguments.revision, &keys)?;
+    let commit = info.commit;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => {
@@ -208,7 +225,7 @@ fn has_file(repo: &Repo, commit: Commit, path: &str) -> Result<bool, Failure> {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {
         Failure::new(Kind::BadInput, format!("the path {}: {error}", path.display()), UNCHANGED)
     })
@@ -266,7 +283,7 @@ fn print(made: &Made, release: &Looked, arguments: &Arguments) -> Result<(), Fai
 }
 
 /// A flag that SIGINT and SIGTERM set: the work ends at its next look, unmounts what it mounted and removes its files.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+pub(super) fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&stop);
     on_stop(move || set.store(true, Ordering::Relaxed));
@@ -274,12 +291,16 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
 }
 
 /// Shows progress, and stops the installer between two steps.
-struct Told {
+pub(super) struct Told {
     terminal: Terminal,
     stop: Arc<AtomicBool>,
 }
 
 impl Told {
+    pub(super) fn new(stop: &Arc<AtomicBool>) -> Self {
+        Self { terminal: Terminal::default(), stop: Arc::clone(stop) }
+    }
+
     fn go_on(&self) -> Result<(), Interrupted> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Interrupted("interrupted".to_owned()));

@@ -8,6 +8,7 @@ use super::{Failure, Kind};
 use crate::engine::docker::{Docker, VerifyError};
 use crate::engine::sysroot::Sysroot;
 use crate::exec::upgrade::UpgradeError;
+use crate::model::deployment::name_release;
 use crate::model::host::HOST_CONFIG;
 use crate::model::{Deployment, HostConfig};
 
@@ -126,8 +127,5 @@ pub fn state_line(sysroot: &Sysroot) -> String {
 
 /// Version and short commit, as people say it.
 pub fn name_of(deployment: &Deployment) -> String {
-    match &deployment.version {
-        Some(version) => format!("{version} ({})", deployment.id.commit.short()),
-        None => deployment.id.commit.short(),
-    }
+    name_release(deployment.version.as_deref(), deployment.id.commit)
 }

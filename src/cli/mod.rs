@@ -6,6 +6,7 @@ macro_rules! say {
 }
 
 mod boot;
+mod cluster;
 mod compose;
 mod disk_image;
 mod gc;
@@ -44,6 +45,7 @@ enum Verb {
     Release(release::Arguments),
     Serve(serve::Arguments),
     Box(disk_image::Arguments),
+    Cluster(cluster::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
     Status(status::Arguments),
@@ -56,7 +58,8 @@ enum Verb {
 const EXAMPLES: &str = "\
 Make a release:      rackstep lock host.yaml && rackstep compose host.yaml --repo /srv/repo
 Image a rack:        rackstep serve --rack rack.yaml
-Try it on a laptop:  rackstep box 1.0.0 --repo /srv/repo --output /srv/boxes
+Try it on a laptop:  rackstep cluster up               or, for Vagrant:
+                     rackstep box 1.0.0 --repo /srv/repo --output /srv/boxes
 Upgrade this host:   rackstep upgrade             look, fetch and verify; the next boot stays as it is
                      rackstep upgrade --commit --reboot
 And back:            rackstep rollback --reboot   needs no network
@@ -92,6 +95,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Box(arguments) => disk_image::run(&arguments),
+        Verb::Cluster(arguments) => cluster::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
         Verb::Status(arguments) => status::run(&arguments),

@@ -2,15 +2,18 @@
 
 pub mod command;
 pub mod disk;
+pub mod dnsmasq;
 pub mod docker;
 pub mod fetch;
 pub mod firmware;
 pub mod grub;
 pub mod machine;
 pub mod packages;
+pub mod process;
 pub mod qemu_img;
 pub mod registry;
 pub mod repo;
 pub mod signature;
 pub mod sysroot;
 pub mod tls;
+pub mod vagrant;

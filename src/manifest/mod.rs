@@ -3,12 +3,14 @@
 //! 1. a *fragment* is one file as written; 2. fragments are *merged* (lists append, scalars override);
 //! 3. the result is *validated*. Everything parses from `&str`; an error names file, line and thing.
 
+pub mod cluster;
 pub mod image;
 pub mod lock;
 pub mod place;
 pub mod rack;
 pub mod service;
 pub mod treefile;
+pub mod vagrant;
 
 pub use image::{ImageSource, Origin};
 pub use lock::{Lock, LockedBinary, LockedImage, LockedLayer};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DeploymentId;
+use super::{Commit, DeploymentId};
 
 /// What a deployment is to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,14 @@ pub struct Deployment {
     pub version: Option<String>,
     /// Where it is checked out, below the sysroot.
     pub path: String,
+}
+
+/// Version and short commit, as people say it.
+pub fn name_release(version: Option<&str>, commit: Commit) -> String {
+    match version {
+        Some(version) => format!("{version} ({})", commit.short()),
+        None => commit.short(),
+    }
 }
 
 /// The deployment that `rollback` would go back to: the first that is neither what runs nor waiting to run.

@@ -1,6 +1,7 @@
 //! Pure nouns: values that every other module speaks in. No I/O, no clock, no engine.
 
 pub mod causes;
+pub mod cluster;
 pub mod commit;
 pub mod deployment;
 pub mod digest;

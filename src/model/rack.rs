@@ -24,6 +24,11 @@ pub struct Mac([u8; 6]);
 pub struct ParseMacError(pub String);
 
 impl Mac {
+    /// The card of an emulated machine: QEMU's vendor, then `last`.
+    pub const fn emulated(last: [u8; 3]) -> Self {
+        Self([0x52, 0x54, 0x00, last[0], last[1], last[2]])
+    }
+
     /// Parts divided by '-', as iPXE's `${mac:hexhyp}` prints it: the form in URLs.
     pub fn hyphenated(&self) -> String {
         self.join("-")

@@ -1,4 +1,4 @@
-//! dnsmasq's configuration: DHCP, and TFTP for the boot program.
+//! dnsmasq's configuration: for a rack, DHCP and TFTP for the boot program; for a developer's cluster, DHCP and names.
 //!
 //! 1. BIOS and UEFI network ROMs get iPXE by TFTP, UEFI HTTP boot gets it by HTTP;
 //! 2. iPXE itself gets its machine's script;
@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::ipxe::SCRIPT_QUERY;
+use crate::model::cluster::{ClusterMachine, SERVER};
 use crate::model::rack::Rack;
 
 /// iPXE for BIOS, in Debian's `ipxe`.
@@ -87,6 +88,46 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Where the DHCP and name server of a developer's cluster keeps its files.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterFiles<'a> {
+    /// Its process id.
+    pub pid: &'a Path,
+    /// Leases, kept over restarts.
+    pub leases: &'a Path,
+}
+
+/// The configuration for a developer's cluster: an address and a name for each of its machines, and for nobody else.
+pub fn render_cluster_dnsmasq(
+    interface: &str,
+    machines: &[ClusterMachine],
+    files: ClusterFiles<'_>,
+) -> String {
+    // The router leads nowhere; but the services of a machine announce the address that it has towards its default route.
+    let mut lines = vec![
+        "# Rendered by rackstep cluster up, overwritten by the next one.".to_owned(),
+        format!("interface={interface}"),
+        "except-interface=lo".to_owned(),
+        "bind-interfaces".to_owned(),
+        "no-hosts".to_owned(),
+        "no-resolv".to_owned(),
+        "# The cluster's directory is root's alone.".to_owned(),
+        "user=root".to_owned(),
+        format!("pid-file={}", files.pid.display()),
+        format!("dhcp-leasefile={}", files.leases.display()),
+        "dhcp-authoritative".to_owned(),
+        "no-ping".to_owned(),
+        format!("dhcp-range={SERVER},static,12h"),
+        format!("dhcp-option=option:router,{SERVER}"),
+        format!("dhcp-option=option:dns-server,{SERVER}"),
+    ];
+    for ClusterMachine { name, address, mac, .. } in machines {
+        lines.push(format!("dhcp-host={mac},{address},{name}"));
+        lines.push(format!("host-record={name},{address}"));
+    }
+    lines.join("\n") + "\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +181,14 @@ dhcp-boot=tag:ipxe,http://10.77.0.1:8080/boot/ipxe?mac=${mac:hexhyp}&uuid=${uuid
 dhcp-option-force=tag:ipxe,encap:175,176,1b
 ";
         assert_eq!(render_dnsmasq(&rack, files), expected);
+    }
+
+    #[test]
+    fn a_developers_cluster() {
+        let machine = ClusterMachine::new("control".into(), crate::model::cluster::Role::Control, 1, 1024, 1);
+        let files = ClusterFiles { pid: Path::new("/c/dnsmasq.pid"), leases: Path::new("/c/leases") };
+        let text = render_cluster_dnsmasq("rack0", &[machine], files);
+        assert!(text.contains("\ninterface=rack0\n") && text.contains("\npid-file=/c/dnsmasq.pid\n"), "{text}");
+        assert!(text.ends_with("dhcp-host=52:54:00:5a:00:0b,10.90.0.11,control\nhost-record=control,10.90.0.11\n"), "{text}");
     }
 }

@@ -2,8 +2,10 @@
 
 pub mod arguments;
 pub mod boot;
+pub mod cluster;
 pub mod compose;
 pub mod disk_image;
 pub mod imaging;
 pub mod reap;
+pub mod rollout;
 pub mod upgrade;

@@ -12,6 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::{RackError, RackOptions, Teller};
+use crate::engine::dnsmasq;
+use crate::engine::process::Detached;
 use crate::model::rack::Rack;
 use crate::netboot::dnsmasq::{BIOS_PROGRAM, Files, UEFI_PROGRAM, render_dnsmasq};
 
@@ -81,10 +83,7 @@ fn start(configuration: &Path, log: &Path) -> Result<Child, RackError> {
     let failed = || format!("opening {}", log.display());
     let out = OpenOptions::new().create(true).append(true).open(log).map_err(RackError::io(failed()))?;
     let also: File = out.try_clone().map_err(RackError::io(failed()))?;
-    // sbin is not in every PATH that may start us.
-    let program =
-        ["/usr/sbin/dnsmasq", "/usr/local/sbin/dnsmasq"].into_iter().find(|path| Path::new(path).exists());
-    Command::new(program.unwrap_or("dnsmasq"))
+    Command::new(dnsmasq::program())
         .arg("--keep-in-foreground")
         .arg(format!("--conf-file={}", configuration.display()))
         .args(["--log-facility=-", "--pid-file="])
@@ -107,12 +106,8 @@ async fn end(child: &mut Child) {
 
 /// Ends the dnsmasq of an earlier run that was killed; known by its pid *and* our configuration file's path.
 fn end_leftover(state: &Path, configuration: &Path) {
-    let Ok(text) = fs::read_to_string(pid_path(state)) else { return };
-    let Ok(number) = text.trim().parse::<i32>() else { return };
-    let command_line = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-    let ours = String::from_utf8_lossy(&command_line).contains(&configuration.display().to_string());
-    if let Some(pid) = Pid::from_raw(number).filter(|_| ours) {
-        let _ = kill_process(pid, Signal::KILL);
+    if let Some(left) = Detached::find(&pid_path(state), &configuration.display().to_string()) {
+        let _ = left.kill(FAREWELL);
     }
 }
 

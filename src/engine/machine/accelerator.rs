@@ -59,10 +59,19 @@ struct Probed {
     accelerator: Accelerator,
 }
 
+/// Translation, as this machine's QEMU can do it.
+pub fn translated() -> Result<Accelerator, MachineError> {
+    qemu_version().map(|qemu| translated_by(&qemu))
+}
+
+fn translated_by(qemu: &str) -> Accelerator {
+    if major(qemu) >= 10 { Accelerator::Tcg } else { Accelerator::TcgSingle }
+}
+
 /// Chooses, from the cache if this machine was probed since its last boot.
 pub fn choose() -> Result<Accelerator, MachineError> {
     let qemu = qemu_version()?;
-    let translated = if major(&qemu) >= 10 { Accelerator::Tcg } else { Accelerator::TcgSingle };
+    let translated = translated_by(&qemu);
     match std::env::var("RACKSTEP_ACCELERATOR").as_deref() {
         Ok("kvm") => return Ok(Accelerator::Kvm),
         Ok("tcg") => return Ok(translated),

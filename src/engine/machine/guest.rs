@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::accelerator::{self, Accelerator, QEMU};
 use super::spec::{Firmware, MachineSpec, find_uefi};
 use super::{MachineError, Network, Ssh, interrupt, poll, qmp};
+use crate::engine::command;
+use crate::engine::process::Detached;
 
 /// How many of the console's last lines an error shows.
 const TAIL_LINES: usize = 30;
@@ -16,7 +18,7 @@ const SOCKET: Duration = Duration::from_secs(30);
 /// A killed QEMU is gone at once.
 const DEATH: Duration = Duration::from_secs(30);
 
-/// A virtual machine, powered off at first and after drop.
+/// A virtual machine: one that ends with the program, or one that [`Machine::attach`] finds and leaves as it is.
 #[derive(Debug)]
 pub struct Machine<'n> {
     /// What it is made of; changes take effect at the next power-on.
@@ -24,8 +26,18 @@ pub struct Machine<'n> {
     network: &'n Network,
     tap: String,
     accelerator: Accelerator,
-    child: Option<Child>,
+    outlives: bool,
+    qemu: Option<Qemu>,
     mark: usize,
+}
+
+/// The emulator's process.
+#[derive(Debug)]
+enum Qemu {
+    /// Ends with us.
+    Child(Child),
+    /// In a session of its own.
+    Detached(Detached),
 }
 
 impl<'n> Machine<'n> {
@@ -37,7 +49,23 @@ impl<'n> Machine<'n> {
         File::create(&console).map_err(MachineError::io(format!("creating {}", console.display())))?;
         let accelerator = accelerator::choose()?;
         let tap = network.add_tap()?;
-        Ok(Self { spec, network, tap, accelerator, child: None, mark: 0 })
+        Ok(Self { spec, network, tap, accelerator, outlives: false, qemu: None, mark: 0 })
+    }
+
+    /// A machine that outlives the program, as it is: on, if an earlier program left it on. Its console goes on.
+    pub fn attach(
+        network: &'n Network,
+        spec: MachineSpec,
+        accelerator: Accelerator,
+    ) -> Result<Self, MachineError> {
+        fs::create_dir_all(&spec.dir)
+            .map_err(MachineError::io(format!("creating {}", spec.dir.display())))?;
+        // Known again by another program, and within the 15 characters of an interface's name.
+        let tap = format!("tap{}", spec.mac.replace(':', ""));
+        let qemu = spec.find_process().map(Qemu::Detached);
+        let mut machine = Self { spec, network, tap, accelerator, outlives: true, qemu, mark: 0 };
+        machine.mark();
+        Ok(machine)
     }
 
     /// How it is run.
@@ -62,14 +90,19 @@ impl<'n> Machine<'n> {
                 Some(code)
             }
         };
-        let words = self.words_path();
-        let failed = || format!("starting {QEMU} for {}", self.spec.name);
-        let log = File::create(&words).map_err(MachineError::io(failed()))?;
         let _ = fs::remove_file(self.spec.control_path());
-        let child = self
-            .network
-            .command(QEMU)
-            .args(self.spec.render_arguments(self.accelerator, &self.tap, code.as_deref()))
+        let mut command = self.network.command(QEMU);
+        command.args(self.spec.render_arguments(self.accelerator, &self.tap, code.as_deref()));
+        self.qemu = Some(if self.outlives { self.detach(command)? } else { self.spawn(command)? });
+        self.wait("its control socket", SOCKET, |machine| {
+            Ok(machine.spec.control_path().exists().then_some(()))
+        })
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<Qemu, MachineError> {
+        let failed = || format!("starting {QEMU} for {}", self.spec.name);
+        let log = File::create(self.words_path()).map_err(MachineError::io(failed()))?;
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -77,31 +110,53 @@ impl<'n> Machine<'n> {
             .map_err(MachineError::io(failed()))?;
         // `ip netns exec` becomes QEMU: same pid.
         interrupt::register_pid(child.id());
-        self.child = Some(child);
-        self.wait("its control socket", SOCKET, |machine| {
-            Ok(machine.spec.control_path().exists().then_some(()))
+        Ok(Qemu::Child(child))
+    }
+
+    /// QEMU leaves our session by itself, once it has said what is wrong with its arguments.
+    fn detach(&self, mut command: Command) -> Result<Qemu, MachineError> {
+        self.network.plug(&self.tap)?;
+        command.arg("-daemonize").arg("-pidfile").arg(self.spec.pid_path()).stdin(Stdio::null());
+        command::run(&mut command)
+            .map_err(MachineError::program(format!("starting {QEMU} for {}", self.spec.name)))?;
+        self.spec.find_process().map(Qemu::Detached).ok_or_else(|| MachineError::PoweredOff {
+            machine: self.spec.name.clone(),
+            waited: "its process".to_owned(),
+            tail: self.tail(),
         })
     }
 
     /// Is QEMU running?
     pub fn is_on(&mut self) -> Result<bool, MachineError> {
-        let Some(child) = &mut self.child else { return Ok(false) };
-        let pid = child.id();
-        let ended = child.try_wait().map_err(MachineError::io(format!("looking at {}", self.spec.name)))?;
-        if ended.is_some() {
-            interrupt::forget_pid(pid);
-            self.child = None;
+        let on = match &mut self.qemu {
+            None => return Ok(false),
+            Some(Qemu::Detached(process)) => process.is_alive(),
+            Some(Qemu::Child(child)) => {
+                let looking = MachineError::io(format!("looking at {}", self.spec.name));
+                let on = child.try_wait().map_err(looking)?.is_none();
+                if !on {
+                    interrupt::forget_pid(child.id());
+                }
+                on
+            }
+        };
+        if !on {
+            self.qemu = None;
         }
-        Ok(ended.is_none())
+        Ok(on)
     }
 
     /// Cuts the power: QEMU is killed, nothing is flushed.
     pub fn power_cut(&mut self) -> Result<(), MachineError> {
-        if let Some(mut child) = self.child.take() {
-            let failed = || format!("cutting the power of {}", self.spec.name);
-            child.kill().map_err(MachineError::io(failed()))?;
-            child.wait().map_err(MachineError::io(failed()))?;
-            interrupt::forget_pid(child.id());
+        let failed = || format!("cutting the power of {}", self.spec.name);
+        match self.qemu.take() {
+            None => {}
+            Some(Qemu::Detached(process)) => process.kill(DEATH).map_err(MachineError::io(failed()))?,
+            Some(Qemu::Child(mut child)) => {
+                child.kill().map_err(MachineError::io(failed()))?;
+                child.wait().map_err(MachineError::io(failed()))?;
+                interrupt::forget_pid(child.id());
+            }
         }
         Ok(())
     }
@@ -114,7 +169,7 @@ impl<'n> Machine<'n> {
 
     /// Presses the power button: a guest that listens shuts down.
     pub fn press_power_button(&self) -> Result<(), MachineError> {
-        self.execute("system_powerdown")
+        press_power_button(&self.spec)
     }
 
     /// Presses the reset button: the guest starts again, without a shutdown.
@@ -195,13 +250,25 @@ impl<'n> Machine<'n> {
                 let tail = format!("{}\n{}", self.tail(), words.trim());
                 return Err(MachineError::PoweredOff { machine, waited, tail });
             }
-            if self.console_since_mark().contains("Kernel panic - not syncing") {
+            if self.has_panicked() {
                 let (machine, waited) = (self.spec.name.clone(), waited.to_owned());
                 return Err(MachineError::Panicked { machine, waited, tail: self.tail() });
             }
             Ok(None)
         })?;
         found.ok_or_else(|| self.timeout(waited, bound))
+    }
+
+    /// Why waiting for it is hopeless: it is off, or its kernel panicked since the mark.
+    pub fn trouble(&mut self) -> Result<Option<String>, MachineError> {
+        if !self.is_on()? {
+            return Ok(Some(format!("it went off{}", self.tail())));
+        }
+        Ok(self.has_panicked().then(|| format!("its kernel panicked{}", self.tail())))
+    }
+
+    fn has_panicked(&self) -> bool {
+        self.console_since_mark().contains("Kernel panic - not syncing")
     }
 
     fn timeout(&self, waited: &str, bound: Duration) -> MachineError {
@@ -227,11 +294,19 @@ impl<'n> Machine<'n> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
+        if self.outlives {
+            return;
+        }
         if let Err(error) = self.power_cut() {
             tracing::warn!(%error, "stopping a machine");
         }
         self.network.remove_tap(&self.tap);
     }
+}
+
+/// Presses the power button of a machine that outlives its program.
+pub fn press_power_button(spec: &MachineSpec) -> Result<(), MachineError> {
+    qmp::execute(&spec.name, &spec.control_path(), "system_powerdown").map(drop)
 }
 
 /// Leaves out carriage returns and terminal control sequences (ECMA-48: `ESC [ … letter`).

@@ -4,7 +4,8 @@
 //! 2. [`accelerator`]: KVM if a kernel really boots on it, otherwise TCG;
 //! 3. [`MachineSpec`] says what a machine is made of and renders QEMU's arguments, purely;
 //! 4. [`Machine`] has a power switch, a console that can be waited on, and [`Ssh`];
-//! 5. whatever was started is stopped by its pid, when dropped and on Ctrl-C ([`interrupt`]).
+//! 5. whatever was started is stopped by its pid, when dropped and on Ctrl-C ([`interrupt`]); only what was asked to
+//!    outlive the program does ([`Network::keep`], [`Machine::attach`]), and is found again by the next one.
 //!
 //! It never waits by sleeping for a guessed time: every wait names a condition and a bound.
 
@@ -21,7 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use guest::Machine;
+pub use guest::{Machine, press_power_button};
 pub use network::{BRIDGE, Network};
 pub use spec::{Boot, DiskFormat, DiskSpec, Firmware, MachineSpec};
 pub use ssh::{Ssh, SshKey};
@@ -133,6 +134,34 @@ pub fn poll<T, E>(bound: Duration, mut look: impl FnMut() -> Result<Option<T>, E
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// As [`poll`], for a look that costs whoever is looked at: it takes a quarter of the time at most. Ends early, without a
+/// value, when `stopped` says so.
+///
+/// An emulated machine that has to answer ssh all the time does nothing else.
+pub fn poll_gently<T, E>(
+    bound: Duration,
+    stopped: impl Fn() -> bool,
+    mut look: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    let began = Instant::now();
+    while !stopped() {
+        let looked = Instant::now();
+        if let Some(value) = look()? {
+            return Ok(Some(value));
+        }
+        let pause = (looked.elapsed() * 3).max(SHORTEST);
+        let paused = Instant::now();
+        while paused.elapsed() < pause {
+            if stopped() || began.elapsed() >= bound {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+    Ok(None)
 }
 
 /// The cache directory of this program: `$XDG_CACHE_HOME/rackstep` or `~/.cache/rackstep`.

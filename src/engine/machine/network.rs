@@ -1,7 +1,8 @@
-//! A network namespace with one bridge, for one run.
+//! A network namespace with one bridge: for one run, or kept until it is removed.
 //!
 //! 1. Namespaces of runs that are dead are removed: their name tells the pid and its start time;
-//! 2. a namespace `rackstep-<pid>-<start>-<n>` is made, with the bridge [`BRIDGE`] and the host's address on it;
+//! 2. a namespace `rackstep-<pid>-<start>-<n>` is made, with the bridge [`BRIDGE`] and the host's address on it; one that is
+//!    kept has a name of the caller's, which outlives the program;
 //! 3. machines plug taps into the bridge; servers and clients run inside by [`Network::inside`] or [`Network::command`].
 //!
 //! There is no way out of the namespace: a machine under test reaches its rack server and nothing else.
@@ -19,6 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{MachineError, interrupt, poll};
 use crate::engine::command;
+use crate::engine::process::start_time;
 
 /// The bridge's name inside the namespace.
 pub const BRIDGE: &str = "rack0";
@@ -30,11 +32,12 @@ const CONNECT: Duration = Duration::from_secs(1);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with a bridge, removed on drop.
+/// A network namespace with a bridge, removed on drop unless it is kept.
 #[derive(Debug)]
 pub struct Network {
     name: String,
     taps: AtomicU32,
+    kept: bool,
 }
 
 impl Network {
@@ -45,13 +48,42 @@ impl Network {
         let start = start_time(pid).unwrap_or_default();
         let name = format!("{PREFIX}{pid}-{start}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         interrupt::register_namespace(&name);
-        let network = Self { name, taps: AtomicU32::new(0) };
-        ip(&["netns", "add", &network.name])?;
-        network.ip(&["link", "set", "lo", "up"])?;
-        network.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
-        network.ip(&["address", "add", address, "dev", BRIDGE])?;
-        network.ip(&["link", "set", BRIDGE, "up"])?;
+        let network = Self { name, taps: AtomicU32::new(0), kept: false };
+        network.make(address)?;
         Ok(network)
+    }
+
+    /// The namespace `name` that stays when the program ends; none, if it is not there or was never finished.
+    pub fn open(name: &str) -> Option<Self> {
+        let network = Self { name: name.to_owned(), taps: AtomicU32::new(0), kept: true };
+        // The bridge goes up last.
+        let bridge = ["-netns", name, "-oneline", "link", "show", BRIDGE, "up"];
+        let shown = network.path().exists()
+            && command::run_text(Command::new("ip").args(bridge)).is_ok_and(|text| !text.trim().is_empty());
+        shown.then_some(network)
+    }
+
+    /// Makes the namespace `name`, which stays when the program ends; one that was never finished is made anew.
+    pub fn keep(name: &str, address: &str) -> Result<Self, MachineError> {
+        Self::remove(name);
+        let network = Self { name: name.to_owned(), taps: AtomicU32::new(0), kept: true };
+        network.make(address)?;
+        Ok(network)
+    }
+
+    /// Removes the kept namespace `name` with all that runs in it; one that is not there is fine.
+    pub fn remove(name: &str) {
+        if Path::new(NAMESPACES).join(name).exists() {
+            delete_namespace(name);
+        }
+    }
+
+    fn make(&self, address: &str) -> Result<(), MachineError> {
+        ip(&["netns", "add", &self.name])?;
+        self.ip(&["link", "set", "lo", "up"])?;
+        self.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        self.ip(&["address", "add", address, "dev", BRIDGE])?;
+        self.ip(&["link", "set", BRIDGE, "up"])
     }
 
     /// The namespace's name, as `ip netns` shows it.
@@ -119,9 +151,16 @@ impl Network {
     /// Makes a tap on the bridge and gives its name.
     pub(super) fn add_tap(&self) -> Result<String, MachineError> {
         let tap = format!("tap{}", self.taps.fetch_add(1, Ordering::Relaxed));
-        self.ip(&["tuntap", "add", "dev", &tap, "mode", "tap"])?;
-        self.ip(&["link", "set", &tap, "master", BRIDGE, "up"])?;
+        self.plug(&tap)?;
         Ok(tap)
+    }
+
+    /// Makes the tap `tap` on the bridge; one that is there already stays as it is.
+    pub(super) fn plug(&self, tap: &str) -> Result<(), MachineError> {
+        if self.ip(&["link", "show", tap]).is_err() {
+            self.ip(&["tuntap", "add", "dev", tap, "mode", "tap"])?;
+        }
+        self.ip(&["link", "set", tap, "master", BRIDGE, "up"])
     }
 
     pub(super) fn remove_tap(&self, tap: &str) {
@@ -148,6 +187,9 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         delete_namespace(&self.name);
         interrupt::forget_namespace(&self.name);
     }
@@ -192,13 +234,6 @@ fn parse_owner(name: &str) -> Option<(u32, u64)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// When a process started, in clock ticks since boot; `None` when there is no such process.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name (second field) may hold blanks and brackets: count from the last bracket. Start time is field 22.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,15 +246,10 @@ mod tests {
             ("rackstep-x-345-0", None),
             ("rackstep-12", None),
             ("someone-12-345-0", None),
+            ("rackstep-cluster-demo", None),
         ];
         for (name, expected) in cases {
             assert_eq!(parse_owner(name), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn our_own_start_time_is_known() {
-        assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
-        assert_eq!(start_time(u32::MAX), None);
     }
 }

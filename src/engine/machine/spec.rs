@@ -7,6 +7,7 @@ use std::process::Command;
 use super::MachineError;
 use super::accelerator::Accelerator;
 use crate::engine::command;
+use crate::engine::process::Detached;
 
 /// Which firmware starts the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,26 @@ impl DiskSpec {
         .map_err(MachineError::program(format!("creating disk {}", path.display())))?;
         Ok(Self { path, format: DiskFormat::Qcow2, serial: serial.to_owned() })
     }
+
+    /// A qcow2 disk that begins as `base`, which must not change from now on. It is there whole or not at all.
+    pub fn create_overlay(
+        path: PathBuf,
+        base: &Path,
+        format: DiskFormat,
+        serial: &str,
+    ) -> Result<Self, MachineError> {
+        let failed = || format!("creating disk {}", path.display());
+        let unfinished = path.with_extension("new");
+        command::run(
+            Command::new("qemu-img")
+                .args(["create", "-q", "-f", "qcow2", "-F", format.name(), "-b"])
+                .arg(base)
+                .arg(&unfinished),
+        )
+        .map_err(MachineError::program(failed()))?;
+        fs::rename(&unfinished, &path).map_err(MachineError::io(failed()))?;
+        Ok(Self { path, format: DiskFormat::Qcow2, serial: serial.to_owned() })
+    }
 }
 
 /// Everything about a machine but its network's name.
@@ -106,6 +127,8 @@ pub struct MachineSpec {
     pub uuid: Option<String>,
     /// SMBIOS system serial number.
     pub serial: Option<String>,
+    /// systemd's credentials, by name: what the guest is told of itself before anything of it runs.
+    pub credentials: Vec<(String, String)>,
 }
 
 impl MachineSpec {
@@ -122,6 +145,7 @@ impl MachineSpec {
             disks: Vec::new(),
             uuid: None,
             serial: None,
+            credentials: Vec::new(),
         }
     }
 
@@ -132,6 +156,16 @@ impl MachineSpec {
 
     pub(super) fn control_path(&self) -> PathBuf {
         self.dir.join("qmp.sock")
+    }
+
+    pub(super) fn pid_path(&self) -> PathBuf {
+        self.dir.join("qemu.pid")
+    }
+
+    /// The emulator of this machine, if it was started to outlive its program and runs.
+    pub fn find_process(&self) -> Option<Detached> {
+        // Its own control socket is in its arguments, and in nobody else's.
+        Detached::find(&self.pid_path(), &escape(&self.control_path()))
     }
 
     pub(super) fn variables_path(&self) -> PathBuf {
@@ -175,6 +209,10 @@ impl MachineSpec {
         }
         if let Some(serial) = &self.serial {
             add(&["-smbios", &format!("type=1,serial={}", serial.replace(',', ",,"))]);
+        }
+        for (name, value) in &self.credentials {
+            let value = value.replace(',', ",,");
+            add(&["-smbios", &format!("type=11,value=io.systemd.credential:{name}={value}")]);
         }
         let from_network = self.boot == Boot::NetworkThenDisk;
         let mut card = format!("virtio-net-pci,netdev=net0,mac={}", self.mac);

@@ -1,4 +1,4 @@
-//! A shell on a machine: the `ssh` client, run inside the network namespace, with a key made for the run.
+//! A shell on a machine: the `ssh` client, run inside the machine's network namespace if it has one.
 //!
 //! Host keys are not checked: the network holds nothing but our own machines, which get new keys with every imaging.
 
@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use super::{MachineError, Network};
 use crate::engine::command;
+use crate::model::cluster::{DEFAULT_PORT, SshTarget};
 
 /// A key pair made for one run.
 #[derive(Debug, Clone)]
@@ -39,11 +40,12 @@ impl SshKey {
 }
 
 /// How to reach one machine's shell.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ssh<'n> {
-    network: &'n Network,
-    key: PathBuf,
+    network: Option<&'n Network>,
+    keys: Vec<PathBuf>,
     target: String,
+    port: u16,
     /// The machine's address.
     pub address: String,
 }
@@ -51,20 +53,42 @@ pub struct Ssh<'n> {
 impl<'n> Ssh<'n> {
     /// A shell as `user` at `address`.
     pub fn new(network: &'n Network, key: &SshKey, user: &str, address: &str) -> Self {
+        let (host, user, port) = (address.to_owned(), user.to_owned(), DEFAULT_PORT);
+        Self::to(Some(network), &SshTarget { host, port, user, keys: vec![key.private.clone()] })
+    }
+
+    /// A shell at `target`, from `network` or else from where this program runs.
+    pub fn to(network: Option<&'n Network>, target: &SshTarget) -> Self {
         Self {
             network,
-            key: key.private.clone(),
-            target: format!("{user}@{address}"),
-            address: address.to_owned(),
+            keys: target.keys.clone(),
+            target: format!("{}@{}", target.user, target.host),
+            port: target.port,
+            address: target.host.clone(),
         }
     }
 
     /// The client, ready to run `remote` in the machine's shell; stdin and stdout are the caller's to set.
     pub fn command(&self, remote: &str) -> Command {
-        let mut ssh = self.network.command("ssh");
-        ssh.arg("-i").arg(&self.key);
+        let mut ssh = self.client();
+        ssh.args(["-o", "BatchMode=yes"]).arg(&self.target).arg(remote);
+        ssh
+    }
+
+    /// The client for a person: a login shell, or `remote` in one.
+    pub fn terminal(&self, remote: &[String]) -> Command {
+        let mut ssh = self.client();
+        ssh.arg(&self.target).args(remote);
+        ssh
+    }
+
+    fn client(&self) -> Command {
+        let mut ssh = self.network.map_or_else(|| Command::new("ssh"), |network| network.command("ssh"));
+        for key in &self.keys {
+            ssh.arg("-i").arg(key);
+        }
+        ssh.args(["-p", &self.port.to_string()]);
         for option in [
-            "BatchMode=yes",
             "IdentitiesOnly=yes",
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
@@ -76,7 +100,6 @@ impl<'n> Ssh<'n> {
         ] {
             ssh.args(["-o", option]);
         }
-        ssh.arg(&self.target).arg(remote);
         ssh
     }
 

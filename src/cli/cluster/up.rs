@@ -1,0 +1,237 @@
+//! `rackstep cluster up`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, ValueEnum};
+
+use super::board::Board;
+use super::place::{DEFAULT_FILE, Named, Patience, UNCHANGED, explain, read_file, require_root};
+use crate::cli::disk_image::{FoundRelease, Told, find_release, stop_on_interrupt};
+use crate::cli::report::{in_repo, signature};
+use crate::cli::scratch::Scratch;
+use crate::cli::{Failure, Kind, print_json};
+use crate::engine::machine::Boot;
+use crate::engine::repo::Repo;
+use crate::engine::signature::parse_public_keys;
+use crate::exec::cluster::observe::observe;
+use crate::exec::cluster::up::{Request, Until, up};
+use crate::exec::cluster::{ClusterError, Home};
+use crate::exec::disk_image::{self, Format};
+use crate::exec::files::naming;
+use crate::model::cluster::{Cluster, ClusterRelease, REPO_PORT, SERVER};
+use crate::model::commit::RELEASE_REFS;
+use crate::model::vagrant::BoxName;
+use crate::plan::cluster::{Seen, UpPlan, plan_up};
+use crate::plan::disk_image::{Wish, plan_disk_image};
+
+/// The format number of `--json`.
+const JSON_FORMAT: u32 = 1;
+/// A released disk is called `base-<commit>.raw`.
+const BASE: &str = "base";
+
+/// Make what is missing of a cluster, and wait until all its services run.
+///
+/// What runs is left as it is. A disk of the release is made once, by the installer's own code; the machines' disks lie over
+/// it. Ctrl-C takes back what this `up` made.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client."
+)]
+pub struct Arguments {
+    /// The cluster file
+    #[arg(default_value = DEFAULT_FILE)]
+    file: PathBuf,
+    /// What a machine must have come to
+    #[arg(long, value_enum, default_value_t = UntilArgument::Services)]
+    until: UntilArgument,
+    #[command(flatten)]
+    patience: Patience,
+    /// Show what is missing and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum UntilArgument {
+    /// It is on
+    Power,
+    /// ssh answers
+    Ssh,
+    /// Every container of its release runs
+    Services,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let named = read_file(&arguments.file)?;
+    require_root("up")?;
+    named.read_record()?;
+    // Before the lock: who makes a disk may have to start the program anew.
+    let (plan, release) = look(&named)?;
+    if arguments.dry_run {
+        return print(&named, &plan, release.as_ref(), arguments);
+    }
+    let scratch = plan.base.is_some().then(Scratch::enter).transpose()?;
+    let stop = stop_on_interrupt();
+    let lock = named.home.lock_or_make().map_err(explain)?;
+    let (plan, release) = look(&named)?;
+    let request = Request {
+        home: &named.home,
+        lock: &lock,
+        file: &named.file,
+        cluster: &named.cluster,
+        plan: &plan,
+        release: release.as_ref(),
+        boot: Boot::Disk,
+        until: match arguments.until {
+            UntilArgument::Power => Until::Power,
+            UntilArgument::Ssh => Until::Shell,
+            UntilArgument::Services => Until::Services,
+        },
+        bound: arguments.patience.bound(),
+    };
+    let make_base = |release: &ClusterRelease, ssh_key: &str, path: &Path| {
+        let Some(scratch) = &scratch else { return Err(ClusterError::Stopped) };
+        make_base(&named, release, ssh_key, path, scratch, &stop)
+    };
+    up(&request, &make_base, &Board::new(&stop)).map_err(tell_failure)?;
+    print(&named, &plan, release.as_ref(), arguments)
+}
+
+/// What is missing, and the release for it.
+fn look(named: &Named) -> Result<(UpPlan, Option<ClusterRelease>), Failure> {
+    let Named { cluster, home, .. } = named;
+    let seen = observe(home, None).map_err(explain)?;
+    let is_new = |name: &String| seen.machines.get(name).is_none_or(|machine| !machine.disk);
+    // A release is looked for only if a machine needs it: the repo may be gone, and the cluster is there.
+    let release = match &cluster.repo {
+        Some(repo) if cluster.machines.iter().any(|machine| is_new(&machine.name)) => {
+            Some(choose_release(cluster, repo)?)
+        }
+        _ => None,
+    };
+    let base = release.as_ref().is_some_and(|release| home.base_path(release.commit).exists());
+    let plan = plan_up(cluster, release.as_ref(), &Seen { base, ..seen }).map_err(|error| {
+        Failure::new(Kind::BadInput, error, UNCHANGED)
+            .hint("`repo: DIR` in the file names a repo that `rackstep compose` made")
+    })?;
+    Ok((plan, release))
+}
+
+fn choose_release(cluster: &Cluster, path: &Path) -> Result<ClusterRelease, Failure> {
+    let keys = parse_public_keys(&cluster.trusted_keys).map_err(signature)?;
+    let revision = match &cluster.release {
+        Some(release) => release.clone(),
+        None => only_ref(path)?,
+    };
+    let FoundRelease { info, follows, .. } = find_release(path, &revision, &keys)?;
+    Ok(ClusterRelease { commit: info.commit, version: info.version, follows })
+}
+
+/// The repo's moving ref; several would be a choice, and that is not ours.
+fn only_ref(path: &Path) -> Result<String, Failure> {
+    let refs = Repo::open(path).and_then(|repo| repo.refs()).map_err(in_repo)?;
+    let mut moving: Vec<String> =
+        refs.into_iter().map(|(name, _)| name).filter(|name| !name.starts_with(RELEASE_REFS)).collect();
+    match (moving.pop(), moving.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => {
+            let told = format!("the repo {} has no release", path.display());
+            Err(Failure::new(Kind::BadInput, told, UNCHANGED))
+        }
+        (Some(last), false) => {
+            moving.push(last);
+            let told = format!("the repo {} has several refs: {}", path.display(), moving.join(", "));
+            Err(Failure::new(Kind::BadInput, told, UNCHANGED)
+                .hint("`release:` in the file names a ref, a version or a commit"))
+        }
+    }
+}
+
+/// Makes the disk that machines begin with.
+fn make_base(
+    named: &Named,
+    release: &ClusterRelease,
+    ssh_key: &str,
+    path: &Path,
+    scratch: &Scratch,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), ClusterError> {
+    let Named { cluster, home: Home { dir, .. }, .. } = named;
+    let repo = cluster.repo.as_deref().unwrap_or(Path::new("/"));
+    let wish = Wish {
+        commit: release.commit,
+        follows: release.follows.clone(),
+        repo: repo.display().to_string(),
+        follow_repo: format!("http://{SERVER}:{REPO_PORT}"),
+        trusted_keys: cluster.trusted_keys.clone(),
+        ssh_keys: vec![ssh_key.trim().to_owned()],
+        gib: cluster.disk_gib,
+    };
+    let name: BoxName = BASE.parse().map_err(|_| ClusterError::Absent(BASE.to_owned()))?;
+    let request = disk_image::Request {
+        plan: &plan_disk_image(&wish),
+        format: Format::Raw,
+        name: &name,
+        version: &release.commit.to_string(),
+        description: "",
+        output: dir,
+        url: "",
+        sync: false,
+        scratch: scratch.path(),
+        stop,
+    };
+    let made = disk_image::make(&request, &Told::new(stop)).map_err(ClusterError::Base)?;
+    if made.file != *path {
+        fs::rename(&made.file, path).map_err(naming("putting into place", path))?;
+    }
+    Ok(())
+}
+
+fn tell_failure(error: ClusterError) -> Failure {
+    match error {
+        ClusterError::Stopped => {
+            Failure::new(Kind::Interrupted, error, "what this `up` made is gone; what was there before runs on")
+        }
+        error => Failure::new(Kind::Failed, error, "what was made so far stays; `rackstep cluster up` goes on from there")
+            .hint("`rackstep cluster status` shows it, `rackstep cluster down` removes it"),
+    }
+}
+
+fn print(
+    named: &Named,
+    plan: &UpPlan,
+    release: Option<&ClusterRelease>,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let name = &named.home.name;
+    if arguments.json {
+        let told = serde_json::json!({
+            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "release": release, "plan": plan,
+            "machines": named.cluster.machines, "done": !arguments.dry_run,
+        });
+        return print_json(&told);
+    }
+    let lines = plan.lines();
+    if arguments.dry_run {
+        for (index, line) in lines.iter().enumerate() {
+            say!("{:>3}. {line}", index + 1);
+        }
+    }
+    for stray in &plan.strays {
+        say!("{stray} is not in {} any more; it is left as it is", named.file.display());
+    }
+    let count = named.cluster.machines.len();
+    match (lines.is_empty(), arguments.dry_run) {
+        (true, _) => say!("state: cluster {name}: all of its {count} machines are on"),
+        (false, true) => say!("state: {UNCHANGED}"),
+        (false, false) => say!("state: cluster {name} is up: {count} machines"),
+    }
+    Ok(())
+}
