@@ -14,7 +14,6 @@ use rackstep::engine::machine::poll;
 use serde_json::Value;
 
 #[path = "support/installable.rs"]
-#[allow(dead_code)]
 mod installable;
 
 use installable::{RELEASE, run, stderr};
@@ -131,7 +130,8 @@ fn up_makes_what_is_missing_and_down_removes_all() {
 
     // One machine lost its power, another one is new; the third runs on.
     run(Command::new("kill").args(["-KILL", &compute.to_string()]));
-    let gone = poll(SOON, || Ok::<_, std::convert::Infallible>(cluster.pid("compute-1").is_none().then_some(())));
+    let gone =
+        poll(SOON, || Ok::<_, std::convert::Infallible>(cluster.pid("compute-1").is_none().then_some(())));
     assert!(gone.unwrap().is_some());
     assert_eq!(cluster.powers(), [power("control", "on"), power("compute-1", "off")]);
     cluster.write(2);
@@ -199,7 +199,10 @@ fn what_cannot_be_is_said_before_anything_is_made() {
 
     let sizes = "control: {memory: 256, cpus: 1}\n";
     for (text, told) in [
-        (format!("{sizes}computes: {{}}\n"), "cluster.yaml:2:1: unknown field `computes`, expected one of `name`"),
+        (
+            format!("{sizes}computes: {{}}\n"),
+            "cluster.yaml:2:1: unknown field `computes`, expected one of `name`",
+        ),
         (sizes.to_owned(), "control is to be made, and there is no repo to take a release from"),
         (format!("{sizes}repo: /nonexistent\n"), "/nonexistent"),
         (format!("{sizes}repo: {}\nrelease: 9.9\n", RELEASE.repo.display()), "9.9"),

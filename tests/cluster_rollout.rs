@@ -69,7 +69,8 @@ impl Hosts {
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rackstep"));
         command.arg("cluster").args(arguments).arg("--vagrant").arg(self.dir.path());
-        let programs = format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let programs =
+            format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH").unwrap());
         command.env("PATH", programs).env("FAKE_HOSTS", self.dir.path()).output().unwrap()
     }
 
@@ -107,8 +108,12 @@ fn a_release_goes_over_all_machines_and_back() {
     let (stdout, stderr) = told(&hosts.upgrade(&["1.1.0", "--json"]), 0);
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["healthy"], true, "{stderr}");
-    let waves: Vec<u64> =
-        report["machines"].as_array().unwrap().iter().map(|machine| machine["wave"].as_u64().unwrap()).collect();
+    let waves: Vec<u64> = report["machines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|machine| machine["wave"].as_u64().unwrap())
+        .collect();
     assert_eq!(waves, [1, 2, 2]);
     assert_eq!(report["machines"][0]["bytes_pulled"], 7);
     assert!(stderr.contains("upgrade: pulling"), "{stderr}");
@@ -130,7 +135,8 @@ fn a_wave_that_is_not_healthy_is_the_last_one() {
     let (stdout, stderr) = told(&hosts.upgrade(&[]), 1);
     assert!(stdout.contains("wave 2  compute-1      untouched"), "{stdout}");
     assert!(
-        stderr.contains("error: wave 1 is not healthy: control: after 2 s: waits for 1 of 1 containers: db/db"),
+        stderr
+            .contains("error: wave 1 is not healthy: control: after 2 s: waits for 1 of 1 containers: db/db"),
         "{stderr}"
     );
     assert!(stderr.ends_with("compute-1 was not touched; compute-2 was not touched\n"), "{stderr}");

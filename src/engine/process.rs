@@ -55,7 +55,10 @@ impl Detached {
         let began = Instant::now();
         while self.is_alive() {
             if began.elapsed() > bound {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {} does not end", self.pid)));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("process {} does not end", self.pid),
+                ));
             }
             std::thread::sleep(LOOK);
         }

@@ -68,7 +68,9 @@ pub fn parse_cluster(source: &SourceText, default_name: &str) -> Result<Cluster,
     let fragment: Fragment = source.parse()?;
     let name = fragment.name.unwrap_or_else(|| default_name.to_owned());
     if !is_cluster_name(&name) {
-        let told = format!("{name:?} is no name for a cluster (small letters, digits and '-', {LONGEST_NAME} at most)");
+        let told = format!(
+            "{name:?} is no name for a cluster (small letters, digits and '-', {LONGEST_NAME} at most)"
+        );
         return Err(source.error("name", &name, told));
     }
     let machines = [
@@ -122,7 +124,11 @@ fn machines(
     let count = count.unwrap_or(1);
     let most = u32::from(role.most());
     if count > most {
-        return Err(source.error(key, &count.to_string(), format!("{key}: {count} machines, {most} at most")));
+        return Err(source.error(
+            key,
+            &count.to_string(),
+            format!("{key}: {count} machines, {most} at most"),
+        ));
     }
     if memory < LEAST_MEMORY {
         let told = format!("{key}: memory is in MiB, {LEAST_MEMORY} at least, not {memory}");
@@ -183,13 +189,28 @@ compute: {count: 2, memory: 3072, cpus: 1}
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let table = [
-            ("compute:", "computes:", "cluster.yaml:5:1", "unknown field `computes`, expected one of `name`, `repo`"),
-            ("cpus: 2", "cpu: 2", "cluster.yaml:4:25", "unknown field `cpu`, expected one of `count`, `memory`, `cpus`"),
+            (
+                "compute:",
+                "computes:",
+                "cluster.yaml:5:1",
+                "unknown field `computes`, expected one of `name`, `repo`",
+            ),
+            (
+                "cpus: 2",
+                "cpu: 2",
+                "cluster.yaml:4:25",
+                "unknown field `cpu`, expected one of `count`, `memory`, `cpus`",
+            ),
             ("name: dev", "name: My_Cluster", "cluster.yaml:1:7", "no name for a cluster"),
             ("memory: 4096", "memory: 4", "cluster.yaml:4:19", "memory is in MiB, 256 at least, not 4"),
             ("count: 2", "count: 200", "cluster.yaml:5:18", "200 machines, 150 at most"),
             ("cpus: 1", "cpus: 0", "cluster.yaml:5:41", "0 processors"),
-            ("name: dev", "driver: xen", "cluster.yaml:1:9", "unknown variant `xen`, expected one of `kvm`, `qemu`, `auto`"),
+            (
+                "name: dev",
+                "driver: xen",
+                "cluster.yaml:1:9",
+                "unknown variant `xen`, expected one of `kvm`, `qemu`, `auto`",
+            ),
             ("control: {memory: 4096, cpus: 2}\n", "", "cluster.yaml:1:1", "missing field `control`"),
         ];
         for (from, to, place, message) in table {

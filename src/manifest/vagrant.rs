@@ -26,7 +26,8 @@ pub fn parse_ssh_config(text: &str) -> Vec<(String, SshTarget)> {
         let Some((key, value)) = line.trim().split_once(char::is_whitespace) else { continue };
         let value = value.trim().trim_matches('"').to_owned();
         if key.eq_ignore_ascii_case("Host") {
-            let target = SshTarget { host: value.clone(), port: DEFAULT_PORT, user: String::new(), keys: Vec::new() };
+            let target =
+                SshTarget { host: value.clone(), port: DEFAULT_PORT, user: String::new(), keys: Vec::new() };
             all.push((value, target));
             continue;
         }
@@ -76,8 +77,14 @@ Host provisioner
 ";
         let all = parse_ssh_config(text);
         let (name, control) = &all[0];
-        assert_eq!((name.as_str(), control.host.as_str(), control.port), ("control", "192.168.121.171", 2222));
-        assert_eq!(control.keys[0].to_str(), Some("/home/me/my files/.vagrant/machines/control/libvirt/private_key"));
+        assert_eq!(
+            (name.as_str(), control.host.as_str(), control.port),
+            ("control", "192.168.121.171", 2222)
+        );
+        assert_eq!(
+            control.keys[0].to_str(),
+            Some("/home/me/my files/.vagrant/machines/control/libvirt/private_key")
+        );
         assert_eq!(control.keys.len(), 2);
         assert_eq!((all[1].1.user.as_str(), all[1].1.port), ("vagrant", 22));
     }

@@ -80,13 +80,7 @@ impl ClusterMachine {
     pub fn new(name: String, role: Role, number: u8, memory: u32, cpus: u32) -> Self {
         let last = role.first().saturating_add(number);
         let [a, b, c, _] = SERVER.octets();
-        Self {
-            name,
-            address: Ipv4Addr::new(a, b, c, last),
-            mac: Mac::emulated([b, c, last]),
-            memory,
-            cpus,
-        }
+        Self { name, address: Ipv4Addr::new(a, b, c, last), mac: Mac::emulated([b, c, last]), memory, cpus }
     }
 }
 
@@ -155,7 +149,8 @@ mod tests {
 
     #[test]
     fn every_machine_has_an_address_of_its_own() {
-        let machine = |role, number| ClusterMachine::new(String::new(), role, number, 0, 0).address.octets()[3];
+        let machine =
+            |role, number| ClusterMachine::new(String::new(), role, number, 0, 0).address.octets()[3];
         assert_eq!((machine(Role::Control, 1), machine(Role::Compute, 1)), (11, 101));
         assert!(machine(Role::Control, Role::Control.most()) < machine(Role::Compute, 1));
         assert_eq!(machine(Role::Compute, Role::Compute.most()), 250);

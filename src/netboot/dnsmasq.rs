@@ -188,7 +188,15 @@ dhcp-option-force=tag:ipxe,encap:175,176,1b
         let machine = ClusterMachine::new("control".into(), crate::model::cluster::Role::Control, 1, 1024, 1);
         let files = ClusterFiles { pid: Path::new("/c/dnsmasq.pid"), leases: Path::new("/c/leases") };
         let text = render_cluster_dnsmasq("rack0", &[machine], files);
-        assert!(text.contains("\ninterface=rack0\n") && text.contains("\npid-file=/c/dnsmasq.pid\n"), "{text}");
-        assert!(text.ends_with("dhcp-host=52:54:00:5a:00:0b,10.90.0.11,control\nhost-record=control,10.90.0.11\n"), "{text}");
+        assert!(
+            text.contains("\ninterface=rack0\n") && text.contains("\npid-file=/c/dnsmasq.pid\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with(
+                "dhcp-host=52:54:00:5a:00:0b,10.90.0.11,control\nhost-record=control,10.90.0.11\n"
+            ),
+            "{text}"
+        );
     }
 }

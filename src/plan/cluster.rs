@@ -149,10 +149,7 @@ mod tests {
                     "make compute-1 and switch it on",
                 ],
             ),
-            (
-                seen(true, true, &[("control", true, true)]),
-                vec!["make compute-1 and switch it on"],
-            ),
+            (seen(true, true, &[("control", true, true)]), vec!["make compute-1 and switch it on"]),
             // The machine below was restarted: namespaces and processes are gone, disks are not.
             (
                 seen(false, true, &[("control", true, false), ("compute-1", true, false)]),
@@ -168,7 +165,11 @@ mod tests {
 
     #[test]
     fn a_machine_that_the_file_forgot_is_told_of() {
-        let seen = seen(true, true, &[("control", true, true), ("compute-1", true, true), ("compute-2", true, true)]);
+        let seen = seen(
+            true,
+            true,
+            &[("control", true, true), ("compute-1", true, true), ("compute-2", true, true)],
+        );
         let plan = plan_up(&cluster(), None, &seen).unwrap();
         assert_eq!((plan.strays, plan.base), (vec!["compute-2".to_owned()], None));
     }

@@ -58,7 +58,9 @@ impl RolloutPlan {
             [] => Vec::new(),
             [first, others @ ..] => {
                 let size = wave.unwrap_or(others.len()).max(1);
-                std::iter::once(vec![first.clone()]).chain(others.chunks(size).map(<[String]>::to_vec)).collect()
+                std::iter::once(vec![first.clone()])
+                    .chain(others.chunks(size).map(<[String]>::to_vec))
+                    .collect()
             }
         };
         Self { act, waves }
@@ -111,7 +113,8 @@ pub fn plan_way_back(machines: &[(String, Status)]) -> Result<Act, NoWayBack> {
     }
     let has = |status: &Status, commit: Commit| {
         let kept = |entry: &&crate::model::status::DeploymentStatus| {
-            entry.deployment.id.commit == commit && matches!(entry.deployment.role, Role::Booted | Role::Rollback)
+            entry.deployment.id.commit == commit
+                && matches!(entry.deployment.role, Role::Booted | Role::Rollback)
         };
         status.deployments.iter().any(|entry| kept(&entry))
     };
@@ -143,7 +146,7 @@ fn older(one: &(Commit, Option<String>), other: &(Commit, Option<String>)) -> Op
 
 fn tell_releases(machines: &[(String, Status)]) -> String {
     let tell = |(name, status): &(String, Status)| {
-        let mut text = format!("{name}");
+        let mut text = name.clone();
         for entry in &status.deployments {
             let word = match entry.deployment.role {
                 Role::Booted => "runs",
@@ -179,8 +182,11 @@ pub fn judge(status: &Status, expected: Option<Commit>) -> Result<(), String> {
         return Err(format!("it runs release {runs}, not {wanted}"));
     }
     let all = status.services.len();
-    let bad = |told: &str, names: Vec<String>| Err(format!("{told} of {all} containers: {}", names.join(", ")));
-    let name = |container: &crate::model::status::ContainerStatus| format!("{}/{}", container.pod, container.container);
+    let bad =
+        |told: &str, names: Vec<String>| Err(format!("{told} of {all} containers: {}", names.join(", ")));
+    let name = |container: &crate::model::status::ContainerStatus| {
+        format!("{}/{}", container.pod, container.container)
+    };
     let others = status.services.iter().filter(|c| c.running.is_some_and(|running| running != c.expected));
     let others: Vec<String> = others.map(name).collect();
     if !others.is_empty() {
@@ -270,14 +276,23 @@ mod tests {
             ("a rollback that stopped goes on", vec![&on_old, &on_new], Ok('a')),
             ("after a whole rollback", vec![&on_old, &on_old], Ok('b')),
             ("only one release ever", vec![&never], Err("m0 has no release to go back to")),
-            ("nothing to go back to", vec![&never, &never], Err("no release in common to go back to: m0 runs 1.0.0")),
+            (
+                "nothing to go back to",
+                vec![&never, &never],
+                Err("no release in common to go back to: m0 runs 1.0.0"),
+            ),
             ("strangers", vec![&on_new, &other], Err("m1 runs 9.0.0 (cccccccccc)")),
         ];
         for (what, machines, expected) in table {
-            let machines: Vec<(String, Status)> =
-                machines.into_iter().enumerate().map(|(n, status)| (format!("m{n}"), status.clone())).collect();
+            let machines: Vec<(String, Status)> = machines
+                .into_iter()
+                .enumerate()
+                .map(|(n, status)| (format!("m{n}"), status.clone()))
+                .collect();
             match (plan_way_back(&machines), expected) {
-                (Ok(Act::Rollback { commit: found, .. }), Ok(digit)) => assert_eq!(found, commit(digit), "{what}"),
+                (Ok(Act::Rollback { commit: found, .. }), Ok(digit)) => {
+                    assert_eq!(found, commit(digit), "{what}")
+                }
                 (Err(error), Err(told)) => assert!(error.to_string().contains(told), "{what}: {error}"),
                 (found, _) => panic!("{what}: {found:?}"),
             }
@@ -299,7 +314,10 @@ mod tests {
         let mut status = status(&[('a', "1.0.0", Role::Booted)]);
         assert_eq!(judge(&status, None), Ok(()));
         assert_eq!(judge(&status, Some(commit('a'))), Ok(()));
-        assert_eq!(judge(&status, Some(commit('b'))).unwrap_err(), "it runs release 1.0.0 (aaaaaaaaaa), not bbbbbbbbbb");
+        assert_eq!(
+            judge(&status, Some(commit('b'))).unwrap_err(),
+            "it runs release 1.0.0 (aaaaaaaaaa), not bbbbbbbbbb"
+        );
         status.services = vec![container("db", Some(b"pinned")), container("api", None)];
         assert_eq!(judge(&status, None).unwrap_err(), "waits for 1 of 2 containers: api/api");
         status.services[1] = container("api", Some(b"old"));

@@ -136,7 +136,9 @@ pub fn explain(error: ClusterError) -> Failure {
     let (kind, hint) = match &error {
         ClusterError::Locked(_) => (Kind::Refused, Some("wait for it to end, and try again")),
         ClusterError::Absent(_) => (Kind::Refused, Some("`rackstep cluster up` makes it")),
-        ClusterError::Vagrant(_) => (Kind::Failed, Some("is there a Vagrantfile? `vagrant status` there tells more")),
+        ClusterError::Vagrant(_) => {
+            (Kind::Failed, Some("is there a Vagrantfile? `vagrant status` there tells more"))
+        }
         ClusterError::NoVagrantMachine(_) => (Kind::Refused, Some("`vagrant up` there starts them")),
         ClusterError::Stopped => (Kind::Interrupted, None),
         _ => (Kind::Failed, None),

@@ -86,25 +86,25 @@ pub fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
     let machines = find_machines(&arguments.file, common.vagrant.as_deref(), "upgrade")?;
     let repo = arguments.repo.clone().or_else(|| machines.repo.clone());
     let repo = repo.map(|repo| absolute(&repo)).transpose()?;
-    let (hosts, _) = ask_all(&machines)?;
+    ask_all(&machines)?;
     let act = Act::Upgrade { revision: arguments.revision.clone() };
+    let network = machines.network;
     let serve = |hosts: &[Host<'static>]| match &repo {
-        Some(repo) => serve(hosts, machines.network, repo),
+        Some(repo) => serve(hosts, network, repo),
         None => Ok(Vec::new()),
     };
-    roll(&machines.name, &hosts, act, common, serve)
+    roll(machines, act, common, serve)
 }
 
 /// Runs `rollback`.
 pub fn rollback(arguments: &RollbackArguments) -> Result<(), Failure> {
     let common = &arguments.common;
     let machines = find_machines(&arguments.file, common.vagrant.as_deref(), "rollback")?;
-    let (hosts, statuses) = ask_all(&machines)?;
-    let act = plan_way_back(&statuses).map_err(|error| {
+    let act = plan_way_back(&ask_all(&machines)?).map_err(|error| {
         Failure::new(Kind::Refused, error, UNCHANGED)
             .hint("`rackstep cluster ssh NAME -- rackstep rollback --reboot` is for one machine")
     })?;
-    roll(&machines.name, &hosts, act, common, |_| Ok(Vec::new()))
+    roll(machines, act, common, |_| Ok(Vec::new()))
 }
 
 /// It goes through a shell on each machine.
@@ -117,8 +117,8 @@ fn require_revision(text: &str) -> Result<(), Failure> {
     Err(Failure::new(Kind::BadInput, told, UNCHANGED))
 }
 
-/// Machines that answer, with what they say; refused, if one does not.
-fn ask_all(machines: &Machines) -> Result<(Vec<Host<'static>>, Vec<(String, Status)>), Failure> {
+/// What every machine says; refused, if one does not answer.
+fn ask_all(machines: &Machines) -> Result<Vec<(String, Status)>, Failure> {
     let views = look(&machines.hosts);
     let mut statuses = Vec::new();
     for view in views {
@@ -135,17 +135,17 @@ fn ask_all(machines: &Machines) -> Result<(Vec<Host<'static>>, Vec<(String, Stat
         let hint = "all machines go together; `rackstep cluster up` brings up what is missing";
         return Err(Failure::new(Kind::Refused, told, UNCHANGED).hint(hint));
     }
-    let hosts = machines.hosts.iter().map(|(host, _)| host.clone()).collect();
-    Ok((hosts, statuses))
+    Ok(statuses)
 }
 
 fn roll(
-    name: &str,
-    hosts: &[Host<'static>],
+    machines: Machines,
     act: Act,
     common: &Common,
     serve: impl FnOnce(&[Host<'static>]) -> Result<Vec<RepoServer>, Failure>,
 ) -> Result<(), Failure> {
+    let Machines { hosts, name, .. } = machines;
+    let hosts: Vec<Host<'static>> = hosts.into_iter().map(|(host, _)| host).collect();
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let plan = RolloutPlan::new(act, &names, common.wave.map(usize::from));
     if common.dry_run {
@@ -158,10 +158,10 @@ fn roll(
         say!("state: {UNCHANGED}");
         return Ok(());
     }
-    let servers = serve(hosts)?;
+    let servers = serve(&hosts)?;
     let stop = stop_on_interrupt();
     let board = Board::new(&stop);
-    let report = run(&plan, hosts, common.patience.bound(), &board);
+    let report = run(&plan, &hosts, common.patience.bound(), &board);
     drop(servers);
     if common.json {
         print_json(&serde_json::json!({
@@ -203,10 +203,13 @@ fn serve(
         };
         match bound {
             Ok(listener) => {
-                let server = RepoServer::start(listener, &path, repo).map_err(|error| failed(&url, &error))?;
+                let server =
+                    RepoServer::start(listener, &path, repo).map_err(|error| failed(&url, &error))?;
                 servers.push(server);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
+            {
                 tracing::info!(url, %error, "not ours to serve");
             }
             Err(error) => return Err(failed(&url, &error)),
@@ -228,7 +231,8 @@ fn render(report: &Report) -> Vec<String> {
             Outcome::Unhealthy => "NOT HEALTHY",
             Outcome::Untouched => "untouched",
         };
-        let release = machine.release.as_deref().map(|release| format!("release {release}")).unwrap_or_default();
+        let release =
+            machine.release.as_deref().map(|release| format!("release {release}")).unwrap_or_default();
         let pulled = machine.bytes_pulled.map(|bytes| format!(", pulled {bytes} bytes")).unwrap_or_default();
         let restarted = if machine.restarted { ", restarted" } else { "" };
         let took = match machine.outcome {
@@ -283,7 +287,13 @@ mod tests {
         Report {
             machines: vec![
                 machine("control", 1, Outcome::Healthy, Some("1.1.0 (bbbbbbbbbb)"), None),
-                machine("compute-1", 2, Outcome::Unhealthy, Some("1.0.0 (aaaaaaaaaa)"), Some("no answer yet")),
+                machine(
+                    "compute-1",
+                    2,
+                    Outcome::Unhealthy,
+                    Some("1.0.0 (aaaaaaaaaa)"),
+                    Some("no answer yet"),
+                ),
                 machine("compute-2", 3, Outcome::Untouched, None, None),
             ],
             healthy: false,

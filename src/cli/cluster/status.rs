@@ -30,7 +30,9 @@ pub struct StatusArguments {
 
 /// Log in to a machine, or run a command there.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  rackstep cluster ssh control\n  rackstep cluster ssh compute-1 -- rackstep status")]
+#[command(
+    after_help = "Example:\n  rackstep cluster ssh control\n  rackstep cluster ssh compute-1 -- rackstep status"
+)]
 pub struct SshArguments {
     /// The machine
     #[arg(value_name = "NAME")]
@@ -89,10 +91,12 @@ pub fn render(views: &[MachineView]) -> Vec<String> {
 }
 
 fn tell_services(status: &Status) -> String {
-    let runs = status.services.iter().filter(|container| container.running == Some(container.expected)).count();
+    let runs =
+        status.services.iter().filter(|container| container.running == Some(container.expected)).count();
     let mut text = format!("{runs} of {} as pinned", status.services.len());
     let bad = status.services.iter().filter(|container| container.running != Some(container.expected));
-    let bad: Vec<String> = bad.map(|container| format!("{}/{}", container.pod, container.container)).collect();
+    let bad: Vec<String> =
+        bad.map(|container| format!("{}/{}", container.pod, container.container)).collect();
     if !bad.is_empty() {
         text.push_str(&format!("; not {}", bad.join(", ")));
     }

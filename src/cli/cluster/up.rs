@@ -196,11 +196,17 @@ fn make_base(
 
 fn tell_failure(error: ClusterError) -> Failure {
     match error {
-        ClusterError::Stopped => {
-            Failure::new(Kind::Interrupted, error, "what this `up` made is gone; what was there before runs on")
-        }
-        error => Failure::new(Kind::Failed, error, "what was made so far stays; `rackstep cluster up` goes on from there")
-            .hint("`rackstep cluster status` shows it, `rackstep cluster down` removes it"),
+        ClusterError::Stopped => Failure::new(
+            Kind::Interrupted,
+            error,
+            "what this `up` made is gone; what was there before runs on",
+        ),
+        error => Failure::new(
+            Kind::Failed,
+            error,
+            "what was made so far stays; `rackstep cluster up` goes on from there",
+        )
+        .hint("`rackstep cluster status` shows it, `rackstep cluster down` removes it"),
     }
 }
 

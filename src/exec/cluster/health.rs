@@ -53,25 +53,29 @@ pub fn wait_until_healthy(
             last = what;
         }
     };
-    let found = poll_gently(bound, || watcher.stopped(), || -> Result<Option<Status>, String> {
-        alive()?;
-        // Why it does not answer changes from try to try while it boots; that it does not is all there is to say.
-        let Ok(heard) = ask(&host.ssh) else {
-            tell("no answer yet".to_owned());
-            return Ok(None);
-        };
-        if wanted.after == Some(heard.boot.as_str()) {
-            tell("has not restarted yet".to_owned());
-            return Ok(None);
-        }
-        match judge(&heard.status, wanted.release) {
-            Ok(()) => Ok(Some(heard.status)),
-            Err(missing) => {
-                tell(missing);
-                Ok(None)
+    let found = poll_gently(
+        bound,
+        || watcher.stopped(),
+        || -> Result<Option<Status>, String> {
+            alive()?;
+            // Why it does not answer changes from try to try while it boots; that it does not is all there is to say.
+            let Ok(heard) = ask(&host.ssh) else {
+                tell("no answer yet".to_owned());
+                return Ok(None);
+            };
+            if wanted.after == Some(heard.boot.as_str()) {
+                tell("has not restarted yet".to_owned());
+                return Ok(None);
             }
-        }
-    })?;
+            match judge(&heard.status, wanted.release) {
+                Ok(()) => Ok(Some(heard.status)),
+                Err(missing) => {
+                    tell(missing);
+                    Ok(None)
+                }
+            }
+        },
+    )?;
     found.ok_or_else(|| {
         if watcher.stopped() { "stopped".to_owned() } else { format!("after {} s: {last}", bound.as_secs()) }
     })

@@ -10,8 +10,8 @@ use super::{ClusterError, Home, Host};
 use crate::engine::machine::{MachineSpec, Network};
 use crate::exec::files::list;
 use crate::model::host::HOST_CONFIG;
-use crate::model::{Commit, HostConfig};
 use crate::model::status::Status;
+use crate::model::{Commit, HostConfig};
 use crate::plan::cluster::{MachineSeen, Seen};
 
 /// Is a machine on?

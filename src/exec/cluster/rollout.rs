@@ -93,7 +93,8 @@ pub fn run(plan: &RolloutPlan, hosts: &[Host<'_>], bound: Duration, watcher: &dy
                 .collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
         });
-        going = reports.len() == wave.len() && reports.iter().all(|report| report.outcome == Outcome::Healthy);
+        going =
+            reports.len() == wave.len() && reports.iter().all(|report| report.outcome == Outcome::Healthy);
         agreed = agreed.or_else(|| reports.iter().find_map(|report| report.target));
         machines.extend(reports);
     }
@@ -155,7 +156,8 @@ fn try_to_move(
     match act {
         Act::Upgrade { revision } => {
             let revision = revision.as_ref().map(|revision| format!(" {revision}")).unwrap_or_default();
-            let answer = verb(host, "upgrade", &format!("rackstep upgrade --commit --json{revision}"), watcher)?;
+            let answer =
+                verb(host, "upgrade", &format!("rackstep upgrade --commit --json{revision}"), watcher)?;
             report.bytes_pulled = answer["bytes_pulled"].as_u64();
         }
         Act::Rollback { commit, .. } if next_boot(&before.status) != Some(*commit) => {
@@ -232,7 +234,10 @@ fn follow(
         });
         scope.spawn(move || {
             let lines = stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines());
-            lines.map_while(Result::ok).filter(|text| !text.trim().is_empty()).for_each(|text| line(text.trim()));
+            lines
+                .map_while(Result::ok)
+                .filter(|text| !text.trim().is_empty())
+                .for_each(|text| line(text.trim()));
         });
         let ended = poll(FOREVER, || {
             if watcher.stopped() {

@@ -20,7 +20,8 @@ use crate::engine::machine::{
 };
 use crate::exec::files::{Durability, naming, write_atomic};
 use crate::model::cluster::{
-    DEFAULT_PORT,    BRIDGE_ADDRESS, Cluster, ClusterMachine, ClusterRecord, ClusterRelease, Driver, RECORD_FORMAT, SshTarget,
+    BRIDGE_ADDRESS, Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, Driver,
+    RECORD_FORMAT, SshTarget,
 };
 use crate::netboot::dnsmasq::{ClusterFiles, render_cluster_dnsmasq};
 use crate::plan::cluster::{MachinePlan, UpPlan};
@@ -95,7 +96,8 @@ fn make(
     made: &Mutex<Made>,
 ) -> Result<(), ClusterError> {
     let Request { home, cluster, plan, .. } = request;
-    let note = |act: &dyn Fn(&mut Made)| act(&mut made.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let note =
+        |act: &dyn Fn(&mut Made)| act(&mut made.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     let go_on = || if watcher.stopped() { Err(ClusterError::Stopped) } else { Ok(()) };
     // Asked before anything is made: it may boot a kernel to find out.
     let accelerator = choose(cluster.driver)?;
@@ -135,7 +137,9 @@ fn make(
             .zip(&cluster.machines)
             .map(|(plan, machine)| scope.spawn(move || work(plan, machine)))
             .collect();
-        let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or(Err(ClusterError::Stopped));
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or(Err(ClusterError::Stopped))
+        };
         // All of them, before the first failure is told.
         let all: Vec<Result<(), ClusterError>> = threads.into_iter().map(ended).collect();
         all.into_iter().collect()
@@ -145,7 +149,8 @@ fn make(
 /// Machines that the file does not name any more stay on record: they are there.
 fn record_of(request: &Request<'_>, before: Option<&ClusterRecord>) -> ClusterRecord {
     let cluster = request.cluster;
-    let is_new = |machine: &&ClusterMachine| cluster.machines.iter().all(|wanted| wanted.name != machine.name);
+    let is_new =
+        |machine: &&ClusterMachine| cluster.machines.iter().all(|wanted| wanted.name != machine.name);
     let strays = before.into_iter().flat_map(|record| &record.machines).filter(is_new);
     ClusterRecord {
         format: RECORD_FORMAT,
@@ -211,10 +216,14 @@ fn start(
     let host = host(Some(network), machine, key);
     let unhealthy = |why| ClusterError::Unhealthy { machine: name.clone(), why };
     if request.until == Until::Shell {
-        let answered = poll_gently(request.bound, || watcher.stopped(), || {
-            alive()?;
-            Ok(host.ssh.run("true").is_ok_and(|output| output.status.success()).then_some(()))
-        });
+        let answered = poll_gently(
+            request.bound,
+            || watcher.stopped(),
+            || {
+                alive()?;
+                Ok(host.ssh.run("true").is_ok_and(|output| output.status.success()).then_some(()))
+            },
+        );
         let in_time = format!("no ssh after {} s", request.bound.as_secs());
         answered.map_err(unhealthy)?.ok_or_else(|| unhealthy(in_time))?;
         watcher.end(name, "ssh answers");
@@ -264,7 +273,9 @@ fn take_back(request: &Request<'_>, before: Option<&ClusterRecord>, made: &Made)
 
 fn remove_if_there(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), ClusterError> {
     match remove(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(naming("removing", path)(error).into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(naming("removing", path)(error).into())
+        }
         _ => Ok(()),
     }
 }
