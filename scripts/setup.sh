@@ -16,6 +16,8 @@ packages=(
   python3 python3-pip python3-yaml
   docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl
   xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux libarchive-tools cpio kmod
+  # libvirt-daemon is the program alone: no service of it starts on this machine, tests start their own.
+  vagrant vagrant-libvirt libvirt-daemon libvirt-clients rsync
 )
 
 qemu_major() {
