@@ -10,7 +10,7 @@ if [ $# -eq 0 ]; then set -- layer skeleton shard patch documents; fi
 
 # The product's own versions, so that its compiled dependencies fit.
 cp ../Cargo.lock Cargo.lock
-RUSTC_WRAPPER=$PWD/rustc.sh cargo build --quiet --target-dir "$target_dir"
+CARGO_INCREMENTAL=0 RUSTC_WRAPPER=$PWD/rustc.sh cargo build --quiet --target-dir "$target_dir"
 
 failed=0
 for target in "$@"; do

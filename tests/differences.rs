@@ -397,3 +397,28 @@ fn large_files_take_bounded_memory() {
     assert_eq!((report.differences, report.differences_failed), (1, 0));
     world.assert_arrived(&host, new);
 }
+
+/// Two trees of real files, the older and the newer (packages unpacked with `dpkg-deb -x`, say):
+/// `RACKSTEP_TREES=older:newer cargo test --test differences -- --ignored --nocapture real`.
+#[test]
+#[ignore = "a measurement: wants two trees"]
+fn real_trees_arrive() {
+    let trees = std::env::var("RACKSTEP_TREES").expect("RACKSTEP_TREES=older:newer");
+    let (older, newer) = trees.split_once(':').expect("RACKSTEP_TREES=older:newer");
+    let mut world = World::of(|root| fs::create_dir_all(root).unwrap());
+    world.root = older.into();
+    let old = world.commit("1.0");
+    world.root = newer.into();
+    let new = world.commit("1.1");
+    let begun = std::time::Instant::now();
+    let options = PackOptions::default();
+    let pack = write_pack(&world.repo, new, Some(old), Some(&world.key), &options, &Silent).unwrap();
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("{} bytes, {} objects, made in {seconds:.1} s", pack.index.bytes, pack.index.objects);
+    let host = world.host("host", Mode::Bare);
+    world.pull(old, &host).unwrap();
+    let report = world.pull(new, &host).unwrap();
+    eprintln!("{} of them from differences", report.differences);
+    assert_eq!((report.by, report.differences_failed), (By::Pack, 0));
+    world.assert_arrived(&host, new);
+}

@@ -24,7 +24,7 @@ const BOOT: Duration = Duration::from_secs(30 * 60);
 
 #[test]
 fn imaged_upgraded_and_rolled_back_as_one() {
-    let mut story = Story::begin();
+    let mut story = Story::begin("RACKSTEP_STORY_REPO");
     let first = story.compose("first release", "host-image/openstack-host.yaml", "1.0.0");
     let second = story.compose("second release", "tests/releases/openstack-host-2.yaml", "2.0.0");
     assert_ne!(first.commit, second.commit);

@@ -1,25 +1,29 @@
 #!/bin/sh
-# Makes a Debian machine a rack server: run by Vagrant as root, safe to repeat. RACK is the rack file (JSON, which is YAML
-# as well), REF the release that it serves, SERVER our address.
+# Makes a machine a rack server: one of our own boxes (host-image/provisioner.yaml), or Debian. Run by Vagrant as root, safe
+# to repeat. RACK is the rack file (JSON, which is YAML as well), REF the release that it serves, SERVER our address.
 set -eu
 
 repo=/srv/rackstep/repo
 [ -d "$repo/objects" ] || { echo "provisioner: no release repo came; provisioner.repo in cluster.yaml names it" >&2; exit 1; }
 
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -q
-apt-get install -qy --no-install-recommends dnsmasq-base ipxe ostree libostree-1-1 iproute2
-# The program of the release itself: it knows the release's formats.
-ostree --repo="$repo" cat "$REF" /usr/bin/rackstep >/usr/local/bin/rackstep.new
-chmod 0755 /usr/local/bin/rackstep.new
-mv /usr/local/bin/rackstep.new /usr/local/bin/rackstep
+rackstep=/usr/bin/rackstep
+if [ ! -x "$rackstep" ]; then
+    rackstep=/usr/local/bin/rackstep
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -qy --no-install-recommends dnsmasq-base ipxe ostree libostree-1-1 iproute2
+    # The program of the release itself: it knows the release's formats.
+    ostree --repo="$repo" cat "$REF" /usr/bin/rackstep >$rackstep.new
+    chmod 0755 $rackstep.new
+    mv $rackstep.new $rackstep
+fi
 
 # The rack file names the interface, and which of them has the rack's address is libvirt's choice.
 interface=$(ip -o -4 address show to "$SERVER/32" | awk '{print $2; exit}')
 [ -n "$interface" ] || { echo "provisioner: no interface has $SERVER" >&2; exit 1; }
 mkdir -p /etc/rackstep
 printf '%s\n' "$RACK" | sed "s/\"rack0\"/\"$interface\"/" >/etc/rackstep/rack.yaml
-/usr/local/bin/rackstep serve --rack /etc/rackstep/rack.yaml --check
+$rackstep serve --rack /etc/rackstep/rack.yaml --check
 
 cat >/etc/systemd/system/rackstep-serve.service <<UNIT
 [Unit]
@@ -28,7 +32,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart=/usr/local/bin/rackstep serve --rack /etc/rackstep/rack.yaml
+ExecStart=$rackstep serve --rack /etc/rackstep/rack.yaml
 Restart=on-failure
 RestartSec=2
 

@@ -9,6 +9,10 @@ use std::time::Duration;
 use super::command::CommandError;
 
 const PROGRAM: &str = "qemu-img";
+/// Ten times as fast as its default, zlib, and smaller; QEMU 5.1 and later read it.
+const COMPRESSION: &str = "compression_type=zstd";
+/// Clusters in work at once, written in the order in which they are ready.
+const COROUTINES: &str = "4";
 /// How long a stop may go unseen while it tells nothing.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -19,7 +23,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub fn compress(from: &Path, to: &Path, moved: &mut dyn FnMut(u64) -> bool) -> Result<(), CommandError> {
     let started = |source| CommandError::Start { program: PROGRAM.to_owned(), source };
     let mut child = Command::new(PROGRAM)
-        .args(["convert", "-p", "-c", "-f", "raw", "-O", "qcow2"])
+        .args(["convert", "-p", "-c", "-f", "raw", "-O", "qcow2", "-o", COMPRESSION])
+        .args(["-W", "-m", COROUTINES])
         .args([from, to])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

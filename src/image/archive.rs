@@ -6,7 +6,7 @@
 //!
 //! Layers that the receiving Docker has already, at the same place in a chain, may be left out of the stream. They stay
 //! in `manifest.json`: dockerd counts them there and looks for a file only if it lacks the layer (moby,
-//! `image/tarexport/load.go`). That holds for Docker's classic store; its containerd store needs every blob of the layout.
+//! `image/tarexport/load.go`). The containerd store reads the layout, and takes layers whose blobs it has at any place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rackstep::model::status::ContainerStatus;
 use serde_json::Value;
 
-const COMPOSED_REPO: &str = "RACKSTEP_STORY_REPO";
-
 /// One run of the story.
 pub struct Story {
     work: tempfile::TempDir,
+    /// A repo that is composed already, for work on the later chapters.
+    composed: Option<PathBuf>,
     /// Signs every release; the hosts trust nothing else.
     key: PathBuf,
     timings: Vec<(String, Duration)>,
@@ -41,18 +41,26 @@ pub struct Observed {
 }
 
 impl Story {
-    pub fn begin() -> Self {
+    /// Begins one. The environment's `variable` may name a repo that has the releases already.
+    pub fn begin(variable: &str) -> Self {
+        let composed = std::env::var_os(variable).map(PathBuf::from);
         let work = tempfile::Builder::new().prefix("rackstep-story-").tempdir_in("/var/tmp").unwrap();
         let key = work.path().join("release-key");
-        if std::env::var_os(COMPOSED_REPO).is_none() {
+        if composed.is_none() {
             run(rackstep().args(["release", "keygen"]).arg(&key));
         }
-        Self { work, key, timings: Vec::new(), pulled: None }
+        Self { work, composed, key, timings: Vec::new(), pulled: None }
     }
 
-    /// The keys that a rack's hosts trust; none for a repo that was composed before, by somebody with another key.
+    /// The file of the keys that hosts trust; none for a repo that was composed before, by somebody with another key.
+    pub fn public_key(&self) -> Option<PathBuf> {
+        self.composed.is_none().then(|| self.key.with_extension("pub"))
+    }
+
+    /// What that file says.
     pub fn trusted_keys(&self) -> Vec<String> {
-        std::fs::read_to_string(self.key.with_extension("pub"))
+        self.public_key()
+            .map(|file| std::fs::read_to_string(file).unwrap())
             .map(|text| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
             .unwrap_or_default()
     }
@@ -61,9 +69,9 @@ impl Story {
         self.work.path()
     }
 
-    /// The repo of the releases. `RACKSTEP_STORY_REPO` names one that is composed already, for work on the later chapters.
+    /// The repo of the releases.
     pub fn repo(&self) -> PathBuf {
-        std::env::var_os(COMPOSED_REPO).map_or_else(|| self.work().join("repo"), PathBuf::from)
+        self.composed.clone().unwrap_or_else(|| self.work().join("repo"))
     }
 
     /// Runs `act` and remembers how long it took.
@@ -79,9 +87,11 @@ impl Story {
 
     /// Locks and composes one release into the story's repo.
     pub fn compose(&mut self, name: &str, treefile: &str, version: &str) -> Composed {
-        if std::env::var_os(COMPOSED_REPO).is_some() {
-            let name = self.repo().join("refs/heads/releases/openstack-host").join(version);
-            let commit = std::fs::read_to_string(name).unwrap().trim().to_owned();
+        if let Some(repo) = &self.composed {
+            let names = std::fs::read_dir(repo.join("refs/heads/releases")).unwrap();
+            let mut refs = names.map(|name| name.unwrap().path().join(version)).filter(|path| path.exists());
+            let found = refs.next().unwrap_or_else(|| panic!("no release {version} in {}", repo.display()));
+            let commit = std::fs::read_to_string(found).unwrap().trim().to_owned();
             return Composed { commit, version: version.to_owned(), answer: Value::Null };
         }
         let lock = self.work().join(format!("{}.lock.yaml", name.replace(' ', "-")));
@@ -109,16 +119,21 @@ impl Story {
         Composed { commit: text("commit"), version: text("version"), answer }
     }
 
+    /// Prints what took how long.
+    pub fn print_timings(&self) {
+        println!("\ntime");
+        for (name, took) in &self.timings {
+            println!("  {name:<34} {:>7.1} s", took.as_secs_f64());
+        }
+    }
+
     /// Prints what was composed, measured and seen.
     pub fn print_table(&self, releases: &[&Composed], seen: &[(&str, &Observed)]) {
         println!("\ncomposed");
         for release in releases {
             println!("  {} {}  {}", release.version, &release.commit[..10], summary(&release.answer));
         }
-        println!("\ntime");
-        for (name, took) in &self.timings {
-            println!("  {name:<34} {:>7.1} s", took.as_secs_f64());
-        }
+        self.print_timings();
         match self.pulled {
             Some(bytes) => println!("\nbytes pulled by the upgrade  {bytes}"),
             None => println!("\nbytes pulled by the upgrade  unknown"),

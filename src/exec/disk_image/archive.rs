@@ -19,8 +19,8 @@ pub const DISK: &str = "box.img";
 const VAGRANTFILE: &str = include_str!("../../../vagrant/box.Vagrantfile");
 /// Before the lines for releases that have rsync.
 const SYNC_MARK: &str = "#SYNC";
-/// The disk is compressed already; gzip only wraps it.
-const LEVEL: Compression = Compression::fast();
+/// The disk is compressed already; gzip only wraps it, as Vagrant's documentation wants.
+const LEVEL: Compression = Compression::none();
 
 /// Writes the box, and gives its digest.
 pub fn write(
