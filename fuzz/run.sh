@@ -12,6 +12,13 @@ if [ $# -eq 0 ]; then set -- layer skeleton shard patch documents; fi
 cp ../Cargo.lock Cargo.lock
 CARGO_INCREMENTAL=0 RUSTC_WRAPPER=$PWD/rustc.sh cargo build --quiet --target-dir "$target_dir"
 
+# In memory where the machine has such.
+if [ -d /dev/shm ]; then memory=/dev/shm; else memory=${TMPDIR:-/tmp}; fi
+TMPDIR=$(mktemp -d -p "$memory" rackstep-fuzz.XXXXXX)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+trap 'exit 130' INT TERM
+
 failed=0
 for target in "$@"; do
   dir=$corpus/$target
