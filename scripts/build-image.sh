@@ -142,10 +142,16 @@ missing=$(comm -23 <(printf '%s\n' "${packages[@]}" | sed 's/[=:].*//' | sort -u
     <(apt-cache "${apt_opts[@]}" pkgnames | sort -u) | xargs)
 [ -z "$missing" ] || die "recipe $recipe: not in $suites: $missing"
 if [ "$base" = essential ]; then
-    apt-get "${apt_opts[@]}" -qq -s install "${wanted[@]}" > "$work/simulated" \
-        || die "recipe $recipe: its packages cannot be installed together from $suites"
     # "Inst name (version suite [arch])"
-    sed -nE 's/^Inst ([^ ]+) \(([^ ]+) .*/\1=\2/p' "$work/simulated" | sort > "$work/packages"
+    simulate() {
+        apt-get "${apt_opts[@]}" -qq -s install "$@" > "$work/simulated" \
+            || die "recipe $recipe: its packages cannot be installed together from $suites"
+        sed -nE 's/^Inst ([^ ]+) \(([^ ]+) .*/\1=\2/p' "$work/simulated" | sort
+    }
+    # In the order of the build: what the essential packages need is there before the recipe's own are chosen, so that
+    # "one of these" is answered alike (mawk, though something may bring gawk later).
+    mapfile -t first < <(simulate "${essential[@]}" | sed 's/=.*//')
+    simulate "${wanted[@]}" "${first[@]}" > "$work/packages"
 else
     # Without a base nothing is configured, so nothing is depended upon either.
     for package in "${wanted[@]}"; do

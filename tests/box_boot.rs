@@ -5,11 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rackstep::engine::machine::{Boot, DiskFormat, DiskSpec, Machine, MachineSpec, Network, Ssh, SshKey};
+use rackstep::engine::machine::{
+    Boot, DiskFormat, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll,
+};
 use serde_json::Value;
 
 const SERVER: &str = "10.79.0.1/24";
@@ -61,7 +64,41 @@ fn a_disk_image_comes_up_by_dhcp_and_lets_its_key_in() {
     assert!(!ssh.run("test -e /etc/hostname").unwrap().status.success());
     let identity = ssh.text("cat /etc/machine-id").unwrap();
     assert!(identity.len() == 32 && identity.bytes().all(|byte| byte.is_ascii_hexdigit()), "{identity}");
+
+    let began = Instant::now();
+    let rot = |name: &str| ssh.text(&format!("cat /run/rot/{name}"));
+    let mut send = ssh.command("cat >/run/rot.sh").stdin(Stdio::piped()).spawn().unwrap();
+    send.stdin.take().unwrap().write_all(include_bytes!("support/rot.sh")).unwrap();
+    assert!(send.wait().unwrap().success());
+    ssh.text("systemd-run --unit=rot sh /run/rot.sh").unwrap();
+    let done = poll(ROT, || Ok::<_, MachineError>(rot("done").ok())).unwrap();
+    assert!(done.is_some(), "the machine did not come back");
+    let step = |name: &str| -> Value { serde_json::from_str(&rot(name).unwrap()).unwrap() };
+    println!("two bytes: {} s; {}", began.elapsed().as_secs(), rot("file").unwrap());
+    assert_eq!(rot("routes").unwrap().trim(), "", "there was a network");
+    let found = step("repo-found");
+    assert_eq!(
+        (&found["code"], found["answer"]["bad_files"].as_array().unwrap().len()),
+        (&3.into(), 1),
+        "{found}"
+    );
+    let mended = step("repo-mended");
+    assert_eq!(
+        (&mended["code"], &mended["answer"]["mended"]["files_from_docker"]),
+        (&0.into(), &1.into()),
+        "{mended}"
+    );
+    assert_eq!(rot("repo-same").unwrap().trim(), "same");
+    let found = step("docker-found");
+    assert_eq!(found["code"], 3, "{found}");
+    let mended = step("docker-mended");
+    assert_eq!(mended["code"], 0, "{mended}");
+    assert!(mended["answer"]["mended"]["images_replaced"].as_u64().unwrap() >= 1, "{mended}");
+    println!("{found}\n{mended}");
 }
+
+/// Reading a release four times, emulated.
+const ROT: Duration = Duration::from_secs(40 * 60);
 
 /// The network's own DHCP, ended by its id.
 struct Dhcp(Child);

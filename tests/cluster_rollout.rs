@@ -170,6 +170,11 @@ fn a_machine_that_does_not_answer_keeps_all_as_they_are() {
     let (_, stderr) = told(&hosts.upgrade(&[]), 3);
     assert!(stderr.contains("error: compute-2 does not answer"), "{stderr}");
     assert_eq!(hosts.log("control"), Vec::<String>::new());
+    // The others can go alone.
+    let (waves, _) = told(&hosts.upgrade(&["1.1.0", "--only=compute-1", "--dry-run"]), 0);
+    assert_eq!(waves, "  1. compute-1: upgrade to 1.1.0\nstate: nothing changed\n");
+    let (_, stderr) = told(&hosts.upgrade(&["--only=compute-9"]), 2);
+    assert!(stderr.contains("has no machine \"compute-9\", but control, compute-1, compute-2"), "{stderr}");
     let (_, stderr) = told(&hosts.upgrade(&["1.0; reboot"]), 2);
     assert!(stderr.contains("is no version, ref or commit"), "{stderr}");
 }

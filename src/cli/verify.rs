@@ -1,66 +1,294 @@
 //! `rackstep verify`.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::host::{HostArguments, NOTHING_CHANGED, name_of};
+use super::interrupt::on_stop;
 use super::progress::Terminal;
-use super::{Failure, Kind, print_line};
-use crate::exec::verify::{Verified, pinned_deployments, repair_host, verify_host};
+use super::{Failure, Kind, print_json, print_line};
+use crate::engine::docker::Docker;
+use crate::engine::repo::check::Condition;
+use crate::engine::sysroot::Sysroot;
+use crate::exec::verify::{
+    FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
+    pinned_deployments, repair_files, repair_host, stop_services, verify_files, verify_host,
+};
 
-/// Read every pinned container image of every deployment back from Docker.
+/// Read every file of every deployment and every pinned container image back.
 ///
-/// Ends with exit code 3 if one is missing or damaged and was not mended.
+/// Files are compared with the digests that the releases' commits name, images are read from Docker's own store. That is
+/// gigabytes: minutes on a disk. Ends with exit code 3 if something is missing or damaged and was not mended.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  rackstep verify                             what is wrong, if anything
+  rackstep verify --repair                    and mend it
+  rackstep verify --repair --stop-services    also images that services run from: they are down meanwhile")]
 pub struct Arguments {
-    /// Mend what is missing or damaged, out of the deployments' own files; no network.
+    /// Mend what is missing or damaged: images out of the deployments' files, files of images out of Docker, no network
+    /// for either; other files from the repo that this host follows.
     #[arg(long)]
     repair: bool,
+    /// With --repair: stop kubelet and the services while damaged images are replaced, and start them again.
+    #[arg(long, requires = "repair")]
+    stop_services: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     host: HostArguments,
 }
 
+/// `--json`, format 1.
+#[derive(Debug, Serialize)]
+struct Answer {
+    format: u32,
+    objects: usize,
+    bytes: u64,
+    bad_files: Vec<BadFile>,
+    releases: Vec<Release>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mended: Option<Mended>,
+}
+
+#[derive(Debug, Serialize)]
+struct BadFile {
+    path: String,
+    object: String,
+    problem: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Release {
+    release: String,
+    images: usize,
+    bad_images: Vec<BadImage>,
+}
+
+#[derive(Debug, Serialize)]
+struct BadImage {
+    name: String,
+    image: String,
+    problem: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Mended {
+    files_from_this_host: usize,
+    files_from_docker: usize,
+    files_fetched: usize,
+    files_linked: usize,
+    images_replaced: usize,
+    images_loaded: usize,
+}
+
+impl Mended {
+    fn add(&mut self, files: &MendedFiles) {
+        self.files_from_this_host += files.from_files;
+        self.files_from_docker += files.from_docker;
+        self.files_fetched += files.fetched;
+        self.files_linked += files.linked;
+    }
+}
+
+/// What was seen, before or after mending.
+struct Seen {
+    files: FilesReport,
+    images: Vec<Verified>,
+}
+
 /// Runs the verb. Exit code 3 when something is bad and was not mended.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let failed = |error| Failure::new(Kind::Failed, error, NOTHING_CHANGED);
-    let sysroot = arguments.host.open_sysroot()?;
-    let docker = arguments.host.connect_docker()?;
+    let host = &arguments.host;
+    let sysroot = if arguments.repair { host.open_sysroot_alone()? } else { host.open_sysroot()? };
+    let docker = host.connect_docker()?;
     let progress = Terminal::default();
-    let deployments = pinned_deployments(&sysroot).map_err(failed)?;
-    let mut verified = verify_host(&docker, &deployments, &progress).map_err(failed)?;
-    if arguments.repair && bad(&verified) > 0 {
-        print_all(&verified);
-        let repaired = repair_host(&docker, &deployments, &progress).map_err(|error| {
-            Failure::new(
-                Kind::Failed,
-                error,
-                "images may be missing; `rackstep verify --repair` goes on from there",
-            )
-        })?;
-        let (replaced, loaded) = (repaired.replaced.len(), repaired.loaded.len());
-        print_line(&format!("mended: {replaced} replaced, {loaded} loaded"));
-        verified = verify_host(&docker, &deployments, &progress).map_err(failed)?;
+    let work = Work { arguments, sysroot: &sysroot, docker: &docker, progress: &progress };
+    let mut mended = Mended::default();
+    // Files first: images are mended out of them.
+    let (files, no_network) = work.files(&mut mended)?;
+    let images = work.images(&mut mended).map_err(|failure| with_reason(failure, no_network.as_deref()))?;
+    let seen = Seen { files, images };
+    if arguments.json {
+        print_json(&answer(&seen, arguments.repair.then_some(mended)))?;
     }
-    print_all(&verified);
-    match bad(&verified) {
-        0 => Ok(()),
-        bad => {
-            let error = format!("{bad} container images are not as they are pinned");
-            Err(Failure::new(Kind::Refused, error, NOTHING_CHANGED)
-                .hint("`rackstep verify --repair` mends them out of the deployments' own files"))
+    let (files, images) = (seen.files.faults(), bad_images(&seen.images));
+    if files + images == 0 {
+        return Ok(());
+    }
+    let error = format!("{files} files and {images} container images are not as they are pinned");
+    let failure = Failure::new(Kind::Refused, error, NOTHING_CHANGED);
+    Err(match no_network {
+        None => failure.hint("`rackstep verify --repair` mends them"),
+        why => with_reason(failure, why.as_deref()),
+    })
+}
+
+fn with_reason(failure: Failure, no_network: Option<&str>) -> Failure {
+    match no_network {
+        Some(why) => {
+            failure.hint(format!("some files have no second copy on this host, and fetching failed: {why}"))
+        }
+        None => failure,
+    }
+}
+
+struct Work<'a> {
+    arguments: &'a Arguments,
+    sysroot: &'a Sysroot,
+    docker: &'a Docker,
+    progress: &'a Terminal,
+}
+
+impl Work<'_> {
+    /// Files as they are in the end, and why the network did not help with what is still bad.
+    fn files(&self, mended: &mut Mended) -> Result<(FilesReport, Option<String>), Failure> {
+        let mut files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
+        self.tell(|| print_files(&files));
+        if !self.arguments.repair || files.faults() == 0 {
+            return Ok((files, None));
+        }
+        let all = self.sysroot.deployments().unwrap_or_default();
+        let config =
+            self.arguments.host.read_config(&self.arguments.host.config_path(self.sysroot, &all)).ok();
+        // A damaged directory hides what is below it, so one round may bring faults to light for the next.
+        loop {
+            // Pins that cannot be read are among the files that are mended.
+            let pinned = pinned_deployments(self.sysroot).unwrap_or_default();
+            let done =
+                repair_files(self.sysroot, self.docker, &pinned, &files, config.as_ref(), self.progress)
+                    .map_err(|error| self.failed(error))?;
+            mended.add(&done);
+            files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
+            self.tell(|| {
+                print_line(&format!(
+                    "mended: {} from other copies, {} from docker, {} over the network; {} linked again",
+                    done.from_files, done.from_docker, done.fetched, done.linked
+                ));
+                print_files(&files);
+            });
+            if files.faults() == 0 || done.is_nothing() {
+                return Ok((files, done.no_network));
+            }
         }
     }
+
+    fn images(&self, mended: &mut Mended) -> Result<Vec<Verified>, Failure> {
+        let failed = |error| self.failed(error);
+        let pinned = pinned_deployments(self.sysroot).map_err(failed)?;
+        let mut images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
+        self.tell(|| print_images(&images));
+        if self.arguments.repair && bad_images(&images) > 0 {
+            let stopped = self.stop_services(&pinned)?;
+            let done = repair_host(self.docker, &pinned, self.progress).map_err(|error| {
+                let in_use = error.is_in_use();
+                let failure = failed(error);
+                if in_use {
+                    failure.hint("--stop-services stops what runs, and starts it again")
+                } else {
+                    failure
+                }
+            })?;
+            drop(stopped);
+            (mended.images_replaced, mended.images_loaded) = (done.replaced.len(), done.loaded.len());
+            images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
+            self.tell(|| {
+                print_line(&format!(
+                    "mended: {} replaced, {} loaded",
+                    done.replaced.len(),
+                    done.loaded.len()
+                ));
+                print_images(&images);
+            });
+        }
+        Ok(images)
+    }
+
+    /// Stops the services if that is wanted. A signal ends the program only after they were started again.
+    fn stop_services(&self, pinned: &[PinnedDeployment]) -> Result<Option<StoppedServices>, Failure> {
+        if !self.arguments.stop_services {
+            return Ok(None);
+        }
+        on_stop(|| tracing::warn!("images are being replaced; the services come back after that"));
+        stop_services(self.docker, pinned, self.progress).map(Some).map_err(|error| self.failed(error))
+    }
+
+    fn tell(&self, say: impl FnOnce()) {
+        if !self.arguments.json {
+            say();
+        }
+    }
+
+    fn failed(&self, error: VerifyHostError) -> Failure {
+        let state = if self.arguments.repair {
+            "something may be missing yet; `rackstep verify --repair` goes on from there"
+        } else {
+            NOTHING_CHANGED
+        };
+        Failure::new(Kind::Failed, error, state)
+    }
 }
 
-fn bad(verified: &[Verified]) -> usize {
-    verified.iter().map(|verified| verified.findings.len()).sum()
+fn bad_images(images: &[Verified]) -> usize {
+    images.iter().map(|verified| verified.findings.len()).sum()
 }
 
-fn print_all(verified: &[Verified]) {
-    for Verified { deployment, images, findings } in verified {
+fn print_files(files: &FilesReport) {
+    let good = files.objects - files.bad.len();
+    print_line(&format!("files: {good} of {} objects good", files.objects));
+    for BadFile { path, object, problem } in bad_files(files) {
+        print_line(&format!("  {path} ({object}): {problem}"));
+    }
+}
+
+fn print_images(images: &[Verified]) {
+    for Verified { deployment, images, findings } in images {
         let name = name_of(deployment);
         print_line(&format!("release {name}: {} of {images} container images good", images - findings.len()));
         for finding in findings {
             print_line(&format!("  {} ({}): {}", finding.name, finding.config, finding.verdict));
         }
+    }
+}
+
+fn bad_files(files: &FilesReport) -> Vec<BadFile> {
+    let objects = files.bad.iter().map(|bad| BadFile {
+        path: bad.path.clone(),
+        object: bad.object.to_string(),
+        problem: match &bad.condition {
+            Condition::Damaged(problem) => problem.clone(),
+            Condition::Good | Condition::Missing => "not in the repo".to_owned(),
+        },
+    });
+    let links = files.links.iter().map(|link| BadFile {
+        path: link.file.display().to_string(),
+        object: format!("{}.file", link.object.hex()),
+        problem: if link.missing { "not in the checkout" } else { "the checkout has another file" }
+            .to_owned(),
+    });
+    objects.chain(links).collect()
+}
+
+fn answer(seen: &Seen, mended: Option<Mended>) -> Answer {
+    let releases = seen.images.iter().map(|verified| Release {
+        release: name_of(&verified.deployment),
+        images: verified.images,
+        bad_images: verified
+            .findings
+            .iter()
+            .map(|finding| BadImage {
+                name: finding.name.clone(),
+                image: finding.config.to_string(),
+                problem: finding.verdict.to_string(),
+            })
+            .collect(),
+    });
+    Answer {
+        format: 1,
+        objects: seen.files.objects,
+        bytes: seen.files.bytes,
+        bad_files: bad_files(&seen.files),
+        releases: releases.collect(),
+        mended,
     }
 }

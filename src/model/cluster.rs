@@ -20,8 +20,7 @@ pub const DEFAULT_PORT: u16 = 22;
 pub const RECORD_FORMAT: u32 = 1;
 
 /// What a machine is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Runs the services.
     Control,
@@ -48,7 +47,7 @@ impl Role {
 }
 
 /// How machines are run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
     /// Hardware virtualisation, without a look whether it works.
@@ -112,8 +111,6 @@ pub struct ClusterRecord {
     pub file: PathBuf,
     /// The release repo, if there was one.
     pub repo: Option<PathBuf>,
-    /// How machines are run.
-    pub driver: Driver,
     /// The machines that were made, in order.
     pub machines: Vec<ClusterMachine>,
 }
@@ -121,6 +118,8 @@ pub struct ClusterRecord {
 /// The release that new machines get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ClusterRelease {
+    /// The repo that has it.
+    pub repo: PathBuf,
     /// The release.
     pub commit: Commit,
     /// As people call it.

@@ -126,6 +126,7 @@ mod tests {
 
     fn release() -> ClusterRelease {
         ClusterRelease {
+            repo: "/srv/repo".into(),
             commit: "3f2a9c015d474b579c1e0a6f5f3f1b223f2a9c015d474b579c1e0a6f5f3f1b22".parse().unwrap(),
             version: Some("1.0.0".into()),
             follows: "rackstep/x86_64/host".parse().unwrap(),

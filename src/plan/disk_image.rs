@@ -10,8 +10,11 @@ use crate::model::{Commit, Ref};
 pub const GIB: u64 = 1 << 30;
 /// Sectors of a virtual disk.
 const SECTOR: u32 = 512;
-/// Where people and tools look for a virtual machine's words; a release may name its own besides.
-const CONSOLES: [&str; 2] = ["console=tty0", "console=ttyS0,115200n8"];
+/// Arguments of a virtual machine's kernel; a release may name its own besides.
+///
+/// An emulator on busy cores delivers the timer's interrupts late, which a kernel takes for a broken board and panics. The
+/// consoles are where people and tools look for a virtual machine's words.
+const ARGUMENTS: [&str; 3] = ["no_timer_check", "console=tty0", "console=ttyS0,115200n8"];
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub fn plan_disk_image(wish: &Wish) -> ImagingPlan {
         repo: wish.repo.clone(),
         follow_repo: Some(wish.follow_repo.clone()),
         trusted_keys: wish.trusted_keys.clone(),
-        kernel_arguments: CONSOLES.map(str::to_owned).to_vec(),
+        kernel_arguments: ARGUMENTS.map(str::to_owned).to_vec(),
         ssh_keys: wish.ssh_keys.clone(),
         mac: String::new(),
         address: None,

@@ -131,6 +131,13 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
     Ok(Machines { hosts, network, name: named.home.name, repo: named.cluster.repo.or(record.repo) })
 }
 
+/// There is no machine of that name.
+pub fn no_machine(machines: &Machines, name: &str) -> Failure {
+    let known: Vec<&str> = machines.hosts.iter().map(|(host, _)| host.name.as_str()).collect();
+    let told = format!("{} has no machine {name:?}, but {}", machines.name, known.join(", "));
+    Failure::new(Kind::BadInput, told, UNCHANGED)
+}
+
 /// Tells a failure that changed nothing.
 pub fn explain(error: ClusterError) -> Failure {
     let (kind, hint) = match &error {

@@ -8,7 +8,7 @@ use clap::Args;
 use reqwest::Url;
 
 use super::board::Board;
-use super::place::{DEFAULT_FILE, Machines, Patience, UNCHANGED, find_machines};
+use super::place::{DEFAULT_FILE, Machines, Patience, UNCHANGED, find_machines, no_machine};
 use crate::cli::disk_image::{absolute, stop_on_interrupt};
 use crate::cli::{Failure, Kind, print_json};
 use crate::daemon::repo::RepoServer;
@@ -28,6 +28,9 @@ pub struct Common {
     /// The machines of this Vagrant project instead of a cluster file's
     #[arg(long, value_name = "DIR", conflicts_with = "file")]
     vagrant: Option<PathBuf>,
+    /// Only these machines
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
     /// How many machines go together after the first [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     wave: Option<u16>,
@@ -83,7 +86,7 @@ pub fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
         require_revision(revision)?;
     }
     let common = &arguments.common;
-    let machines = find_machines(&arguments.file, common.vagrant.as_deref(), "upgrade")?;
+    let machines = common.find(&arguments.file, "upgrade")?;
     let repo = arguments.repo.clone().or_else(|| machines.repo.clone());
     let repo = repo.map(|repo| absolute(&repo)).transpose()?;
     ask_all(&machines)?;
@@ -99,12 +102,27 @@ pub fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
 /// Runs `rollback`.
 pub fn rollback(arguments: &RollbackArguments) -> Result<(), Failure> {
     let common = &arguments.common;
-    let machines = find_machines(&arguments.file, common.vagrant.as_deref(), "rollback")?;
+    let machines = common.find(&arguments.file, "rollback")?;
     let act = plan_way_back(&ask_all(&machines)?).map_err(|error| {
         Failure::new(Kind::Refused, error, UNCHANGED)
             .hint("`rackstep cluster ssh NAME -- rackstep rollback --reboot` is for one machine")
     })?;
     roll(machines, act, common, |_| Ok(Vec::new()))
+}
+
+impl Common {
+    /// The machines that are meant.
+    fn find(&self, file: &Path, verb: &str) -> Result<Machines, Failure> {
+        let mut machines = find_machines(file, self.vagrant.as_deref(), verb)?;
+        let known = |name: &String| machines.hosts.iter().any(|(host, _)| host.name == *name);
+        if let Some(unknown) = self.only.iter().find(|name| !known(name)) {
+            return Err(no_machine(&machines, unknown));
+        }
+        if !self.only.is_empty() {
+            machines.hosts.retain(|(host, _)| self.only.contains(&host.name));
+        }
+        Ok(machines)
+    }
 }
 
 /// It goes through a shell on each machine.

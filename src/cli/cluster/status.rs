@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::place::{DEFAULT_FILE, Machines, UNCHANGED, find_machines};
+use super::place::{DEFAULT_FILE, UNCHANGED, find_machines, no_machine};
 use crate::cli::{Failure, Kind, print_json};
 use crate::exec::cluster::observe::{MachineView, Power, look};
 use crate::model::status::Status;
@@ -105,12 +105,9 @@ fn tell_services(status: &Status) -> String {
 
 /// Runs `ssh`: the client takes the place of this program.
 pub fn ssh(arguments: &SshArguments) -> Result<(), Failure> {
-    let Machines { hosts, name, .. } = find_machines(&arguments.file, arguments.vagrant.as_deref(), "ssh")?;
-    let Some((host, power)) = hosts.iter().find(|(host, _)| host.name == arguments.machine) else {
-        let known: Vec<&str> = hosts.iter().map(|(host, _)| host.name.as_str()).collect();
-        let told = format!("{name} has no machine {:?}, but {}", arguments.machine, known.join(", "));
-        return Err(Failure::new(Kind::BadInput, told, UNCHANGED));
-    };
+    let machines = find_machines(&arguments.file, arguments.vagrant.as_deref(), "ssh")?;
+    let found = machines.hosts.iter().find(|(host, _)| host.name == arguments.machine);
+    let Some((host, power)) = found else { return Err(no_machine(&machines, &arguments.machine)) };
     if *power != Power::On {
         let told = format!("{} is off", host.name);
         return Err(Failure::new(Kind::Refused, told, UNCHANGED).hint("`rackstep cluster up` switches it on"));

@@ -31,6 +31,8 @@ use crate::plan::disk_image::{Wish, plan_disk_image};
 const JSON_FORMAT: u32 = 1;
 /// A released disk is called `base-<commit>.raw`.
 const BASE: &str = "base";
+/// Nothing is put there: no disk is made.
+const NO_SCRATCH: &str = "/run";
 
 /// Make what is missing of a cluster, and wait until all its services run.
 ///
@@ -96,9 +98,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         },
         bound: arguments.patience.bound(),
     };
+    let scratch = match (&plan.base, &scratch) {
+        (Some(_), None) => {
+            let told = format!("cluster {} changed just now", named.home.name);
+            return Err(Failure::new(Kind::Refused, told, UNCHANGED).hint("try again"));
+        }
+        (_, scratch) => scratch.as_ref().map_or(Path::new(NO_SCRATCH), Scratch::path),
+    };
+    let name: BoxName =
+        BASE.parse().map_err(|error| Failure::new(Kind::Failed, format!("{error}"), UNCHANGED))?;
     let make_base = |release: &ClusterRelease, ssh_key: &str, path: &Path| {
-        let Some(scratch) = &scratch else { return Err(ClusterError::Stopped) };
-        make_base(&named, release, ssh_key, path, scratch, &stop)
+        make_base(&named, release, ssh_key, path, &name, scratch, &stop)
     };
     up(&request, &make_base, &Board::new(&stop)).map_err(tell_failure)?;
     print(&named, &plan, release.as_ref(), arguments)
@@ -131,7 +141,7 @@ fn choose_release(cluster: &Cluster, path: &Path) -> Result<ClusterRelease, Fail
         None => only_ref(path)?,
     };
     let FoundRelease { info, follows, .. } = find_release(path, &revision, &keys)?;
-    Ok(ClusterRelease { commit: info.commit, version: info.version, follows })
+    Ok(ClusterRelease { repo: path.to_owned(), commit: info.commit, version: info.version, follows })
 }
 
 /// The repo's moving ref; several would be a choice, and that is not ours.
@@ -160,31 +170,30 @@ fn make_base(
     release: &ClusterRelease,
     ssh_key: &str,
     path: &Path,
-    scratch: &Scratch,
+    name: &BoxName,
+    scratch: &Path,
     stop: &Arc<AtomicBool>,
 ) -> Result<(), ClusterError> {
     let Named { cluster, home: Home { dir, .. }, .. } = named;
-    let repo = cluster.repo.as_deref().unwrap_or(Path::new("/"));
     let wish = Wish {
         commit: release.commit,
         follows: release.follows.clone(),
-        repo: repo.display().to_string(),
+        repo: release.repo.display().to_string(),
         follow_repo: format!("http://{SERVER}:{REPO_PORT}"),
         trusted_keys: cluster.trusted_keys.clone(),
         ssh_keys: vec![ssh_key.trim().to_owned()],
         gib: cluster.disk_gib,
     };
-    let name: BoxName = BASE.parse().map_err(|_| ClusterError::Absent(BASE.to_owned()))?;
     let request = disk_image::Request {
         plan: &plan_disk_image(&wish),
         format: Format::Raw,
-        name: &name,
+        name,
         version: &release.commit.to_string(),
         description: "",
         output: dir,
         url: "",
         sync: false,
-        scratch: scratch.path(),
+        scratch,
         stop,
     };
     let made = disk_image::make(&request, &Told::new(stop)).map_err(ClusterError::Base)?;

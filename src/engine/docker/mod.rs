@@ -23,6 +23,7 @@ mod queue;
 mod repair;
 mod run;
 mod save;
+mod stop;
 mod sync;
 mod verify;
 

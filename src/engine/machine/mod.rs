@@ -136,8 +136,8 @@ pub fn poll<T, E>(bound: Duration, mut look: impl FnMut() -> Result<Option<T>, E
     }
 }
 
-/// As [`poll`], for a look that costs whoever is looked at: it takes a quarter of the time at most. Ends early, without a
-/// value, when `stopped` says so.
+/// As [`poll`], for a look that costs whoever is looked at: after each comes a pause of three times as long, within bounds.
+/// Ends early, without a value, when `stopped` says so.
 ///
 /// An emulated machine that has to answer ssh all the time does nothing else.
 pub fn poll_gently<T, E>(
@@ -146,13 +146,14 @@ pub fn poll_gently<T, E>(
     mut look: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<Option<T>, E> {
     const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(10);
     let began = Instant::now();
     while !stopped() {
         let looked = Instant::now();
         if let Some(value) = look()? {
             return Ok(Some(value));
         }
-        let pause = (looked.elapsed() * 3).max(SHORTEST);
+        let pause = (looked.elapsed() * 3).clamp(SHORTEST, LONGEST);
         let paused = Instant::now();
         while paused.elapsed() < pause {
             if stopped() || began.elapsed() >= bound {

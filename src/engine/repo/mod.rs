@@ -9,6 +9,7 @@
 //! writes one object at a time. libostree creates repos and holds the lock that keeps `ostree prune` away.
 //! Refused: repos in other modes than archive (servers) and bare (hosts).
 
+pub mod check;
 mod commit;
 mod error;
 pub mod gvariant;

@@ -136,8 +136,21 @@ impl Repo {
     ///
     /// Paths start with `/`. Only directories are read, so it takes well under a second for a host.
     pub fn walk(&self, commit: Commit, seen: &mut dyn FnMut(&str, ObjectName)) -> Result<(), RepoError> {
-        let root = self.commit_info(commit)?.root;
+        self.walk_past(commit, seen, &|error| Err(error))
+    }
+
+    /// The same; when a commit or directory cannot be read, `unread` says whether to go on without what is below it.
+    pub(super) fn walk_past(
+        &self,
+        commit: Commit,
+        seen: &mut dyn FnMut(&str, ObjectName),
+        unread: &dyn Fn(RepoError) -> Result<(), RepoError>,
+    ) -> Result<(), RepoError> {
         seen("/", ObjectName::of_commit(commit));
+        let root = match self.commit_info(commit) {
+            Ok(info) => info.root,
+            Err(error) => return unread(error),
+        };
         let mut known = HashSet::new();
         let mut pending = vec![(String::from("/"), root.0, root.1)];
         while let Some((path, tree, meta)) = pending.pop() {
@@ -148,7 +161,13 @@ impl Repo {
                 continue;
             }
             seen(&path, ObjectName::new(ObjectKind::DirTree, tree));
-            let names = self.read_tree(&tree)?;
+            let names = match self.read_tree(&tree) {
+                Ok(names) => names,
+                Err(error) => {
+                    unread(error)?;
+                    continue;
+                }
+            };
             for (name, file) in names.files {
                 if known.insert((ObjectKind::File, file)) {
                     seen(&format!("{path}{name}"), ObjectName::new(ObjectKind::File, file));
@@ -272,7 +291,7 @@ fn open_archive_file(path: &Path) -> io::Result<FileObject> {
     Ok(FileObject { header, size, content })
 }
 
-fn open_bare_file(path: &Path) -> io::Result<FileObject> {
+pub(super) fn open_bare_file(path: &Path) -> io::Result<FileObject> {
     let stat = fs::symlink_metadata(path)?;
     let link = stat.file_type().is_symlink();
     let target = if link { link_target(path)? } else { String::new() };

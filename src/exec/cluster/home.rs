@@ -148,7 +148,7 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cluster::{Driver, RECORD_FORMAT, Role};
+    use crate::model::cluster::{RECORD_FORMAT, Role};
 
     #[test]
     fn one_verb_at_a_time() {
@@ -175,7 +175,6 @@ mod tests {
             format: RECORD_FORMAT,
             file: "/work/cluster.yaml".into(),
             repo: Some("/srv/repo".into()),
-            driver: Driver::Qemu,
             machines: vec![ClusterMachine::new("control".into(), Role::Control, 1, 1024, 1)],
         };
         home.write_record(&record).unwrap();

@@ -126,8 +126,10 @@ fn make(
             }
             let ran = start(request, &network, accelerator, plan, machine, &key, watcher);
             if let Err(error) = &ran {
-                watcher.end(&plan.name, if watcher.stopped() { "stopped" } else { "failed" });
-                tracing::debug!(%error, machine = plan.name, "bringing it up");
+                // Its first line: the failure that is told in the end has a machine's last words, and all causes.
+                let told = error.to_string().lines().next().map(|line| format!("failed: {line}"));
+                let told = told.filter(|_| !watcher.stopped()).unwrap_or_else(|| "stopped".to_owned());
+                watcher.end(&plan.name, &told);
             }
             ran
         };
@@ -156,7 +158,6 @@ fn record_of(request: &Request<'_>, before: Option<&ClusterRecord>) -> ClusterRe
         format: RECORD_FORMAT,
         file: request.file.to_owned(),
         repo: cluster.repo.clone(),
-        driver: cluster.driver,
         machines: cluster.machines.iter().chain(strays).cloned().collect(),
     }
 }

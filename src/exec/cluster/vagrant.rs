@@ -9,6 +9,8 @@ use crate::manifest::vagrant::{parse_running, parse_ssh_config};
 
 /// The account that Vagrant logs in to on machines of our boxes, and on no others that we know.
 const USER: &str = "root";
+/// The machine of vagrant/Vagrantfile that serves a rack: it may be of a box of ours, and follows other releases.
+const PROVISIONER: &str = "provisioner";
 
 /// Machines of the project in `directory` that run and are hosts of ours.
 pub fn hosts(directory: &Path) -> Result<Vec<Host<'static>>, ClusterError> {
@@ -20,7 +22,7 @@ pub fn hosts(directory: &Path) -> Result<Vec<Host<'static>>, ClusterError> {
     };
     let hosts: Vec<Host<'static>> = parse_ssh_config(&config)
         .into_iter()
-        .filter(|(_, target)| target.user == USER)
+        .filter(|(name, target)| target.user == USER && name != PROVISIONER)
         .map(|(name, target)| Host { name, ssh: Ssh::to(None, &target) })
         .collect();
     if hosts.is_empty() {

@@ -15,6 +15,7 @@ mod objects;
 mod remote;
 mod shards;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -107,8 +108,9 @@ pub fn pull(request: &PullRequest, repo: &Repo, progress: &dyn Progress) -> Resu
         write_atomically(&partial, b"")?;
     }
     head.write(repo)?;
-    let transferred = shards::pull_pack(&remote, request, &staging, progress, &mut report)
-        .and_then(|()| objects::pull_objects(&remote, commit, &staging, progress, &mut report));
+    let transferred = shards::pull_pack(&remote, request, &staging, progress, &mut report).and_then(|()| {
+        objects::pull_objects(&remote, commit, &HashSet::new(), &staging, progress, &mut report)
+    });
     match transferred {
         Ok(()) => staging.publish()?,
         Err(error) => {
@@ -127,6 +129,24 @@ pub fn pull(request: &PullRequest, repo: &Repo, progress: &dyn Progress) -> Resu
     fs::remove_file(&partial).map_err(|source| RepoError::io("removing", &partial, source))?;
     shards::forget(repo, commit)?;
     finish(request, repo, report)
+}
+
+/// Fetches objects of a release once more, whatever the repo has under their names; those of other releases are passed over.
+pub fn pull_again(
+    request: &PullRequest,
+    repo: &Repo,
+    objects: &HashSet<ObjectName>,
+    progress: &dyn Progress,
+) -> Result<(), PullError> {
+    let remote = Remote::new(&request.repo_url)?;
+    let head = remote.fetch_commit(request.commit, &request.keys)?;
+    let staging = Staging::open(repo, DEFAULT_DEFLATE_LEVEL)?;
+    head.write(repo)?;
+    let mut report = PullReport::nothing(head.info.clone());
+    let pulled = objects::pull_objects(&remote, request.commit, objects, &staging, progress, &mut report);
+    // Objects that came are right, whatever stopped the rest.
+    staging.publish()?;
+    pulled
 }
 
 /// What a commit on the server says of itself, after its signature was checked; nothing is written.

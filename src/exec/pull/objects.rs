@@ -21,10 +21,11 @@ use super::{By, PullError, PullReport};
 /// Requests at a time: one object is mostly waiting, and more would only queue at the server.
 const WORKERS: usize = 8;
 
-/// Fetches every object of the commit that is not in the repo.
+/// Fetches every object of the commit that is not in the repo, and those of `again` even if they are.
 pub fn pull_objects(
     remote: &Remote,
     commit: Commit,
+    again: &HashSet<ObjectName>,
     staging: &Staging,
     progress: &dyn Progress,
     report: &mut PullReport,
@@ -37,6 +38,7 @@ pub fn pull_objects(
     let walk = Walk {
         remote,
         commit,
+        again,
         repo: staging.repo(),
         batch: &batch,
         progress,
@@ -90,6 +92,7 @@ struct State {
 struct Walk<'w> {
     remote: &'w Remote,
     commit: Commit,
+    again: &'w HashSet<ObjectName>,
     repo: &'w Repo,
     batch: &'w Batch<'w>,
     progress: &'w dyn Progress,
@@ -112,7 +115,9 @@ impl Walk<'_> {
         };
         let wanted: Vec<ObjectName> = fresh
             .into_iter()
-            .filter(|object| object.kind == ObjectKind::DirTree || !self.repo.has(object))
+            .filter(|object| {
+                object.kind == ObjectKind::DirTree || !self.repo.has(object) || self.again.contains(object)
+            })
             .collect();
         if !wanted.is_empty() {
             self.lock().queue.extend(wanted);

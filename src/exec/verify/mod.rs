@@ -1,11 +1,24 @@
-//! Reads the container images of every deployment back, and mends what is missing or damaged.
+//! Reads every bit of every deployment back, and mends what is missing or damaged.
 //!
-//! All deployments at once: releases share layers, and a damaged one must leave Docker with every image that stands on it
-//! before it can come back.
+//! 1. [`verify_files`]: the objects of the repo, and the checkouts that are made of them; [`repair_files`];
+//! 2. [`verify_host`]: the container images in Docker; [`repair_host`], out of the deployments' files, which therefore come first.
+//!
+//! All deployments at once: releases share files and layers, and a damaged layer must leave Docker with every image that
+//! stands on it before it can come back.
+
+mod files;
+mod mend;
+mod services;
 
 use std::path::PathBuf;
 
+pub use files::{BadLink, BadObject, FilesReport, verify_files};
+pub use mend::{MendedFiles, repair_files};
+pub use services::{StoppedServices, stop_services};
+
+use crate::engine::command::CommandError;
 use crate::engine::docker::{Docker, DockerError, Finding, ImageArchive, Repaired};
+use crate::engine::repo::RepoError;
 use crate::engine::sysroot::{Sysroot, SysrootError};
 use crate::image::store::ImageStore;
 use crate::model::pins::PinsError;
@@ -17,6 +30,9 @@ pub enum VerifyHostError {
     /// The deployments.
     #[error("looking at the deployments")]
     Sysroot(#[source] Box<SysrootError>),
+    /// The repo.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
     /// A deployment's pins.
     #[error(transparent)]
     Pins(#[from] PinsError),
@@ -32,9 +48,22 @@ pub enum VerifyHostError {
     /// Docker.
     #[error("reading container images back from docker")]
     Look(#[source] Box<DockerError>),
+    /// Kubelet.
+    #[error("stopping kubelet")]
+    Kubelet(#[source] CommandError),
+    /// A container that was to be stopped.
+    #[error("stopping services")]
+    Stop(#[source] Box<DockerError>),
     /// Docker, while mending.
     #[error("mending container images")]
     Repair(#[source] Box<DockerError>),
+}
+
+impl VerifyHostError {
+    /// True when a running service keeps an image from being replaced.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Repair(error) if matches!(**error, DockerError::InUse { .. }))
+    }
 }
 
 /// One release of the host and what was found.

@@ -1,0 +1,192 @@
+//! `rackstep verify` and `verify --repair` on a host whose every part is real but the machine: bytes flipped in the repo, in
+//! checkouts and in Docker's store, with the network and without. Needs root.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/dockerd.rs"]
+mod dockerd;
+#[path = "support/release.rs"]
+mod release;
+#[path = "support/scratch_host.rs"]
+mod scratch_host;
+#[allow(dead_code)]
+#[path = "transport/server.rs"]
+mod server;
+#[path = "support/tiny_image.rs"]
+mod tiny_image;
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rackstep::engine::sysroot::Sysroot;
+use release::{Recipe, Released, Releases};
+use scratch_host::ScratchHost;
+use server::Server;
+
+/// A port where nothing listens.
+const NOBODY: &str = "http://127.0.0.1:9/repo";
+
+struct World {
+    releases: Releases,
+    server: Server,
+    released: Released,
+    host: ScratchHost,
+}
+
+impl World {
+    fn new() -> Self {
+        let releases = Releases::new();
+        let server = Server::start(releases.repo.path());
+        let released = releases.release(&Recipe::version(1), None);
+        let host = ScratchHost::install(&server.url(), &released, &[]);
+        Self { releases, server, released, host }
+    }
+
+    /// Nothing answers where the host expects its repo.
+    fn without_network() -> Self {
+        let world = Self::new();
+        world.follow(NOBODY);
+        world
+    }
+
+    /// The host's repo is at this URL.
+    fn follow(&self, url: &str) {
+        let config = self.checkout().join("etc/rackstep/host.json");
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        text["repo"] = url.into();
+        fs::write(&config, text.to_string()).unwrap();
+    }
+
+    fn checkout(&self) -> PathBuf {
+        let deployments = Sysroot::open(&self.host.sysroot).unwrap().deployments().unwrap();
+        self.host.sysroot.join(&deployments[0].path)
+    }
+
+    /// A file of the service's own layer in the release.
+    fn image_file(&self, name: &str) -> PathBuf {
+        let layer = self.released.image("service").layers[1].diff_id.hex();
+        self.checkout().join("usr/lib/rackstep/images/layers").join(layer).join(name)
+    }
+
+    fn verify(&self, arguments: &[&str]) -> scratch_host::Ran {
+        self.host.run("verify", arguments)
+    }
+
+    /// The host is whole again: by our own eyes, by libostree's, and by Docker's store.
+    #[track_caller]
+    fn assert_whole(&self) {
+        self.verify(&[]).succeeded();
+        self.host.assert_repo_sound();
+        self.host.assert_bootable(&[self.released.commit]);
+    }
+}
+
+/// Flips one bit in the middle of a file, whatever other names it has.
+fn flip(path: &Path) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let at = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, at).unwrap();
+}
+
+#[test]
+fn a_byte_flipped_in_the_repo_and_one_in_docker_are_mended_without_network() {
+    let world = World::without_network();
+    let whole = world.verify(&["--json"]).succeeded().json();
+    assert!(whole["objects"].as_u64().unwrap() > 30, "{whole}");
+    assert_eq!((&whole["format"], &whole["bad_files"]), (&1.into(), &serde_json::json!([])));
+
+    // (a) a file of the repo, which is the checkout's file too.
+    let file = world.image_file("root/content");
+    let good = fs::read(&file).unwrap();
+    flip(&file);
+    let found = world.verify(&[]);
+    found.failed_with(3, &["1 files and 0 container images", "verify --repair"]);
+    assert!(
+        found.stdout.contains("/root/content (") && found.stdout.contains("its bytes have the digest"),
+        "{found}"
+    );
+    let mended = world.verify(&["--repair"]);
+    assert!(
+        mended
+            .succeeded()
+            .stdout
+            .contains("0 from other copies, 1 from docker, 0 over the network; 1 linked")
+    );
+    assert_eq!(fs::read(&file).unwrap(), good);
+    world.assert_whole();
+
+    // (b) a layer in Docker's store.
+    let stored = world.host.docker.stored_files("base");
+    flip(&stored[0]);
+    let found = world.verify(&[]);
+    found.failed_with(3, &["0 files and 2 container images"]);
+    let mended = world.verify(&["--repair", "--json"]).succeeded().json();
+    assert_eq!(mended["mended"]["images_replaced"], 2, "{mended}");
+    world.assert_whole();
+
+    // Both at once, in different layers, and everything of the release that is not the content of an image's file.
+    flip(&world.image_file("skeleton"));
+    flip(&world.host.docker.stored_files("base")[0]);
+    fs::remove_file(world.checkout().join("usr/lib/rackstep/release.json")).unwrap();
+    let mended = world.verify(&["--repair"]);
+    // The image that the skeleton is of stands on the damaged layer: Docker cannot give it.
+    mended.failed_with(1, &["mending container images", "no second copy on this host, and fetching failed"]);
+    assert!(mended.stdout.contains("1 linked again"), "{mended}");
+    world.follow(&world.server.url());
+    world.verify(&["--repair"]).succeeded();
+    world.assert_whole();
+}
+
+#[test]
+fn what_has_one_copy_comes_from_the_repo_that_the_host_follows() {
+    let world = World::without_network();
+    let library = world.checkout().join("usr/share/tree/3");
+    let good = fs::read(&library).unwrap();
+    flip(&library);
+    // Told, not mended, nothing worse than before.
+    let failed = world.verify(&["--repair"]);
+    failed.failed_with(3, &["1 files and 0", "no second copy on this host, and fetching failed", NOBODY]);
+    world.host.assert_bootable(&[world.released.commit]);
+
+    world.follow(&world.server.url());
+    // A directory of the release beside the flipped file.
+    let repo = world.host.sysroot.join("ostree/repo/objects");
+    let root = world.releases.repo.commit_info(world.released.commit).unwrap().root.0.hex();
+    flip(&repo.join(&root[..2]).join(format!("{}.dirtree", &root[2..])));
+    let mended = world.verify(&["--repair"]);
+    assert!(mended.succeeded().stdout.contains("over the network"), "{mended}");
+    assert_eq!(fs::read(&library).unwrap(), good);
+    world.assert_whole();
+}
+
+#[test]
+fn an_object_that_is_gone_comes_back_from_its_checkout() {
+    let world = World::without_network();
+    let mut gone = None;
+    world
+        .releases
+        .repo
+        .walk_paths(world.released.commit, &mut |path, digest| {
+            if path == "/usr/share/tree/1" {
+                gone = Some(digest.hex());
+            }
+        })
+        .unwrap();
+    let gone = gone.unwrap();
+    let object =
+        world.host.sysroot.join("ostree/repo/objects").join(&gone[..2]).join(format!("{}.file", &gone[2..]));
+    fs::remove_file(&object).unwrap();
+    let found = world.verify(&["--json"]);
+    assert_eq!(
+        (found.code, found.json()["bad_files"][0]["problem"].as_str()),
+        (3, Some("not in the repo")),
+        "{found}"
+    );
+    assert!(world.verify(&["--repair"]).succeeded().stdout.contains("1 from other copies"));
+    assert!(object.exists());
+    world.assert_whole();
+}
