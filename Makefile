@@ -7,13 +7,15 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test demo bench
+.PHONY: help setup check test test-vagrant demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
+	@echo 'make test-vagrant   two machines by real vagrant and libvirt, upgraded by rackstep cluster: twenty minutes more'
+	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
 setup:
@@ -26,11 +28,17 @@ check: setup
 
 test: check
 	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER)
-	cargo test --test vagrant_cluster -- --nocapture $(CLUSTER)
+	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test machine_story -- --nocapture
+
+test-vagrant: setup
+	cargo test --test vagrant_cluster -- --nocapture
 
 demo: setup
 	cargo test --test machine_story -- --nocapture
 
 bench: setup
 	cargo bench --bench bench
+
+fuzz: setup
+	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)

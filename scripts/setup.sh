@@ -53,6 +53,26 @@ unpack_registry() {
   rm -r "$work"
 }
 
+# A Docker that knows both of its image stores, for the tests: Debian 13's, unpacked beside the registry. Its programs run
+# on Debian 12; runc does not, and is the machine's own.
+unpack_docker() {
+  local docker="$cache/tools/docker-26" codename=trixie work mirror
+  if [ -x "$docker/dockerd" ]; then return; fi
+  mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' "Component: main" | sort -u | grep -v security | head -n 1)
+  [ -n "$mirror" ] || { echo "setup: no apt source found" >&2; exit 1; }
+  work=$(mktemp -d)
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/out"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $codename main" >"$work/sources.list"
+  local options=(-q -o APT::Sandbox::User=root -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=-
+    -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+  apt-get "${options[@]}" update
+  (cd "$work" && apt-get "${options[@]}" download docker.io containerd && for deb in ./*.deb; do dpkg-deb -x "$deb" out; done)
+  mkdir -p "$docker.new"
+  cp "$work"/out/usr/bin/containerd* "$work"/out/usr/sbin/docker* "$docker.new/"
+  mv "$docker.new" "$docker"
+  rm -r "$work"
+}
+
 export DEBIAN_FRONTEND=noninteractive
 todo=$(missing)
 if [ -n "$todo" ]; then
@@ -70,6 +90,7 @@ if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; t
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -qy --no-install-recommends "${target[@]}" qemu-system-x86 qemu-utils
 fi
 unpack_registry
+unpack_docker
 command -v cargo >/dev/null || {
   echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
   exit 1

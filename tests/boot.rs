@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dockerd::Dockerd;
+use rackstep::engine::docker::StoreKind;
 use rackstep::exec::boot::{BootError, Release, boot, boot_phases, observe_services};
 use rackstep::exec::phases::PhaseError;
 use rackstep::exec::places::Places;
@@ -212,9 +214,10 @@ fn power_off(daemon: &Dockerd, world: &World) {
     let _ = fs::remove_file(world.state("ready"));
 }
 
-#[test]
-fn first_boot_upgrade_and_rollback() {
-    let daemon = Dockerd::start();
+on_both_stores! { first_boot_upgrade_and_rollback }
+
+fn first_boot_upgrade_and_rollback(kind: StoreKind) {
+    let daemon = Dockerd::start_with(kind);
     let docker = daemon.connect();
     let mut world = World::new();
     let places = world.places();
@@ -236,7 +239,7 @@ fn first_boot_upgrade_and_rollback() {
     let tag = format!("rackstep.internal/pause:{}", &world.pause.config.hex()[..12]);
     assert!(environment.contains(&format!("--pod-infra-container-image={tag}\n")), "{environment}");
     let inspected = daemon.client(&["image", "inspect", "-f", "{{.Id}}", &tag]).unwrap();
-    assert_eq!(inspected, world.pause.config.to_string());
+    assert_eq!(inspected, docker.id_of(world.pause.config).unwrap().unwrap().to_string());
 
     let done = with_kubelet(&daemon, &places, || boot_phases(&docker, &release, &places, &Silent)).unwrap();
     assert_eq!(done.ran, ["init", "expand"], "init first: the database waits for it");

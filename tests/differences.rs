@@ -23,6 +23,7 @@ use rackstep::exec::pull::{By, PullReport, PullRequest, pull};
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, Digest, ObjectKind, ObjectName};
 use rackstep::pack::index::{self, Index, Shard};
+use rackstep::pack::patch::Sums;
 use rackstep::pack::{RecordKind, RecordReader, RecordWriter};
 use server::Faults;
 use tree::{noise, run};
@@ -127,7 +128,7 @@ fn an_update_by_differences_is_smaller_and_the_same() {
     let update = Update::new();
     let whole = update.pack(false);
     let pack = update.pack(true);
-    assert_eq!((whole.index.format, pack.index.format), (1, 2));
+    assert_eq!((whole.index.format, pack.index.format), (1, 3));
     assert_eq!(pack.index.objects, whole.index.objects);
     assert!(pack.index.bytes * 10 < whole.index.bytes, "{} of {}", pack.index.bytes, whole.index.bytes);
     assert_eq!(update.pack(true), pack, "the same again");
@@ -240,7 +241,7 @@ fn differences_that_are_wrong_are_passed_over() {
     for (number, (what, change)) in cases.into_iter().enumerate() {
         let mut changed = 0;
         tamper(&update, &index, &mut |kind, payload| {
-            if kind == RecordKind::FilePatch {
+            if kind == RecordKind::FilePatch(Sums::Runs) {
                 change(payload);
                 changed += 1;
             }
@@ -258,7 +259,7 @@ fn differences_that_are_wrong_are_passed_over() {
             .enumerate()
     {
         tamper(&update, &index, &mut |kind, payload| {
-            if kind == RecordKind::FilePatch {
+            if kind == RecordKind::FilePatch(Sums::Runs) {
                 huge(payload, at, bytes);
             }
         });
@@ -382,5 +383,30 @@ fn large_files_take_bounded_memory() {
     world.pull(old, &host).unwrap();
     let report = world.pull(new, &host).unwrap();
     assert_eq!((report.differences, report.differences_failed), (1, 0));
+    world.assert_arrived(&host, new);
+}
+
+/// Two trees of real files, the older and the newer (packages unpacked with `dpkg-deb -x`, say):
+/// `RACKSTEP_TREES=older:newer cargo test --test differences -- --ignored --nocapture real`.
+#[test]
+#[ignore = "a measurement: wants two trees"]
+fn real_trees_arrive() {
+    let trees = std::env::var("RACKSTEP_TREES").expect("RACKSTEP_TREES=older:newer");
+    let (older, newer) = trees.split_once(':').expect("RACKSTEP_TREES=older:newer");
+    let mut world = World::of(|root| fs::create_dir_all(root).unwrap());
+    world.root = older.into();
+    let old = world.commit("1.0");
+    world.root = newer.into();
+    let new = world.commit("1.1");
+    let begun = std::time::Instant::now();
+    let options = PackOptions::default();
+    let pack = write_pack(&world.repo, new, Some(old), Some(&world.key), &options, &Silent).unwrap();
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("{} bytes, {} objects, made in {seconds:.1} s", pack.index.bytes, pack.index.objects);
+    let host = world.host("host", Mode::Bare);
+    world.pull(old, &host).unwrap();
+    let report = world.pull(new, &host).unwrap();
+    eprintln!("{} of them from differences", report.differences);
+    assert_eq!((report.by, report.differences_failed), (By::Pack, 0));
     world.assert_arrived(&host, new);
 }

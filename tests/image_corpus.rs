@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rackstep::image::archive::ArchiveImage;
-use rackstep::image::chain::chain_ids;
 use rackstep::image::store::{ImageStore, StoreError, Verdict};
 use rackstep::image::{Limits, Ownership, layer, source};
 use rackstep::model::{Digest, PinnedImage};
@@ -436,7 +435,7 @@ fn docker_loads_only_what_is_missing() {
         let loaded = daemon.client(&["load", "-i", archive.to_str().unwrap()]);
         (loaded, fs::metadata(&archive).unwrap().len())
     };
-    let chain = chain_ids(pinned.layers.iter().map(|layer| layer.diff_id));
+    let chain = pinned.chains();
     let (refused, _) = load(&BTreeSet::from([chain[0]]));
     assert!(refused.is_err(), "a layer that Docker lacks was left out: {refused:?}");
     let (loaded, full) = load(&BTreeSet::new());

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/http.rs"]
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Request, Server, answer};
-use rackstep::engine::docker::ImageArchive as _;
+use rackstep::engine::docker::{ImageArchive as _, StoreKind};
 use rackstep::engine::registry::{RegistryError, RegistryImage, Settings};
 use rackstep::engine::tls;
 use rackstep::exec::tree::cache::Cache;
@@ -468,16 +469,20 @@ fn a_lock_pulls_no_layer_and_a_compose_each_once() {
     assert_eq!(cached_store(&cache).verify(&pinned_zstd).unwrap(), Verdict::Good);
 }
 
-#[test]
-fn an_image_of_dockerd_keeps_its_id() {
-    let daemon = dockerd::Dockerd::start();
+on_both_stores! { an_image_of_dockerd_keeps_its_id }
+
+fn an_image_of_dockerd_keeps_its_id(kind: StoreKind) {
+    let daemon = dockerd::Dockerd::start_with(kind);
     let (tiny, other) = (Tiny::new(10), Tiny::new(11));
     let load = |tiny: &Tiny, name: &str| {
         let path = tiny.dir.path().join("tiny.tar");
-        daemon.client(&["load", "-q", "-i", path.to_str().unwrap()]).unwrap();
-        daemon.client(&["tag", &tiny.image.config.to_string(), name]).unwrap();
+        let loaded = daemon.client(&["load", "-q", "-i", path.to_str().unwrap()]).unwrap();
+        let id: Digest = loaded.rsplit(' ').next().unwrap().parse().unwrap();
+        daemon.client(&["tag", &id.to_string(), name]).unwrap();
+        id
     };
-    load(&tiny, "tiny:1");
+    let id = load(&tiny, "tiny:1");
+    assert_eq!(id == tiny.image.config, kind == StoreKind::Classic);
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(Some(dir.path())).unwrap();
     let mut images = Images::new(&cache, None);
@@ -504,12 +509,12 @@ fn an_image_of_dockerd_keeps_its_id() {
     let store = cached_store(&cache);
     let saved = tempfile::tempdir().unwrap();
     let has = |diff_id: Digest| store.layer_dir(diff_id).is_dir();
-    daemon.connect().save(tiny.image.config, saved.path(), &has).unwrap();
+    daemon.connect().save(id, saved.path(), &has).unwrap();
     let layers = walkdir::WalkDir::new(saved.path()).into_iter().map(Result::unwrap);
     let bytes: u64 = layers.filter(|e| e.file_type().is_file()).map(|e| e.metadata().unwrap().len()).sum();
     assert!(bytes < 50_000, "{bytes}");
 
-    daemon.client(&["rmi", "-f", &tiny.image.config.to_string()]).unwrap();
+    daemon.client(&["rmi", "-f", &id.to_string()]).unwrap();
     let third = tempfile::tempdir().unwrap();
     let cache = Cache::open(Some(third.path())).unwrap();
     let mut images = Images::new(&cache, None);

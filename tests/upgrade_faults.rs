@@ -6,6 +6,7 @@
 
 #[path = "support/disk.rs"]
 mod disk;
+#[macro_use]
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/release.rs"]
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 use disk::SmallDisk;
 use dockerd::Dockerd;
+use rackstep::engine::docker::StoreKind;
 use rackstep::engine::repo::Repo;
 use rackstep::engine::signature::SecretKey;
 use rackstep::exec::pack::{PackOptions, write_pack};
@@ -38,10 +40,15 @@ const IN_FLIGHT: usize = 8;
 
 /// A served repo whose first release is installed on a host.
 fn world(first: &Recipe) -> (Releases, Server, Released, ScratchHost) {
+    world_with(Dockerd::start(), first)
+}
+
+/// The same, with a Docker that the test chose.
+fn world_with(docker: Dockerd, first: &Recipe) -> (Releases, Server, Released, ScratchHost) {
     let releases = Releases::new();
     let server = Server::start(releases.repo.path());
     let one = releases.release(first, None);
-    let host = ScratchHost::install(&server.url(), &one, &[]);
+    let host = ScratchHost::install_with(docker, &server.url(), &one, &[]);
     (releases, server, one, host)
 }
 
@@ -355,9 +362,10 @@ fn killed_at_any_step() {
     host.assert_repo_sound();
 }
 
-#[test]
-fn images_that_went_bad_and_images_that_may_go() {
-    let (releases, _server, one, host) = world(&Recipe::version(1));
+on_both_stores! { images_that_went_bad_and_images_that_may_go }
+
+fn images_that_went_bad_and_images_that_may_go(kind: StoreKind) {
+    let (releases, _server, one, host) = world_with(Dockerd::start_with(kind), &Recipe::version(1));
     let two = releases.release(&Recipe::version(2), None);
     host.run("upgrade", &["--commit"]).succeeded();
 

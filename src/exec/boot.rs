@@ -106,8 +106,8 @@ pub enum BootError {
     /// A phase.
     #[error(transparent)]
     Phase(#[from] PhaseError),
-    /// Docker could not be asked what runs.
-    #[error("asking docker what runs")]
+    /// Docker could not be asked.
+    #[error("asking docker what is there")]
     Docker(#[from] DockerError),
 }
 
@@ -167,9 +167,14 @@ impl Release {
     }
 
     /// Gives a pod to kubelet.
-    pub fn start_pod(&self, name: &str, places: &Places) -> Result<(), BootError> {
+    pub fn start_pod(&self, docker: &Docker, name: &str, places: &Places) -> Result<(), BootError> {
         if let Some(pod) = self.pods.get(name) {
-            write_pod(&places.pods(), name, &pod.render(self.pins.pins(), places)?)?;
+            let mut ids = BTreeMap::new();
+            for (_, image) in self.pins.images() {
+                ids.extend(docker.id_of(image.config)?.map(|id| (image.config, id)));
+            }
+            let id_of = |config| ids.get(&config).copied().unwrap_or(config);
+            write_pod(&places.pods(), name, &pod.render(self.pins.pins(), places, &id_of)?)?;
         }
         Ok(())
     }
@@ -202,7 +207,7 @@ pub fn boot(
         plan.pods.iter().filter(|pod| pod.waits_for.is_empty()).map(|pod| pod.name.as_str()).collect();
     keep_only(&places.pods(), &starting)?;
     for name in &starting {
-        release.start_pod(name, places)?;
+        release.start_pod(docker, name, places)?;
     }
     let started = starting.into_iter().map(str::to_owned).collect();
     Ok(Booted { plan, prepared, started, new_secrets, new_volumes })

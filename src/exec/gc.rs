@@ -58,9 +58,10 @@ pub fn observe(sysroot: &Sysroot, docker: &Docker) -> Result<Found, GcError> {
         .into_values()
         .filter_map(|image| {
             let tag = image.tags.iter().find(|tag| is_our_tag(tag));
-            let is_ours = tag.is_some() || held.contains(&image.id);
-            is_ours
-                .then(|| (image.id, tag.or(image.tags.first()).map_or("without a tag", |tag| tag).to_owned()))
+            let is_ours = tag.is_some() || held.contains(&image.config);
+            is_ours.then(|| {
+                (image.config, tag.or(image.tags.first()).map_or("without a tag", |tag| tag).to_owned())
+            })
         })
         .collect();
     let holders = holds.into_keys().map(|(release, _)| release).collect();

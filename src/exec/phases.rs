@@ -112,7 +112,7 @@ pub fn run_phases(
             let waited = !pod.waits_for.is_empty();
             pod.waits_for.retain(|phase| *phase != planned.phase.id);
             if waited && pod.waits_for.is_empty() {
-                release.start_pod(&pod.name, places)?;
+                release.start_pod(docker, &pod.name, places)?;
                 tracing::info!(pod = pod.name, "started");
                 done.started.push(pod.name.clone());
             }

@@ -6,14 +6,13 @@
 //!
 //! Layers that the receiving Docker has already, at the same place in a chain, may be left out of the stream. They stay
 //! in `manifest.json`: dockerd counts them there and looks for a file only if it lacks the layer (moby,
-//! `image/tarexport/load.go`). That holds for Docker's classic store; its containerd store needs every blob of the layout.
+//! `image/tarexport/load.go`). The containerd store reads the layout, and takes layers whose blobs it has at any place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::chain::chain_ids;
 use super::spec;
 use super::store::{ImageStore, StoreError};
 use crate::model::{Digest, PinnedImage};
@@ -70,7 +69,7 @@ impl ImageStore {
                 repo_tags: tag.map(|tag| vec![tag.to_owned()]),
                 layers: image.layers.iter().map(|layer| blob_name(layer.diff_id)).collect(),
             });
-            let chain = chain_ids(image.layers.iter().map(|layer| layer.diff_id));
+            let chain = image.chains();
             for (layer, _) in image.layers.iter().zip(chain).filter(|(_, id)| !present.contains(id)) {
                 layers.insert(layer.diff_id, layer.size);
             }

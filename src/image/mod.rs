@@ -9,7 +9,6 @@
 //! The form on disk is documented in `docs/formats.md`.
 
 pub mod archive;
-pub mod chain;
 pub mod header;
 pub mod layer;
 pub mod pax;

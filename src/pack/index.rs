@@ -1,4 +1,4 @@
-//! The index of a pack (JSON, format 1, or 2 if the pack has differences), and the list of a commit's packs (format 1).
+//! The index of a pack (JSON, format 1, or 3 if the pack has differences; 2 is that of older programs), and the list of a commit's packs (format 1).
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use crate::model::{Commit, Digest};
 
 /// The format of packs of whole objects, and of lists.
 pub const PACK_FORMAT: u32 = 1;
-/// The format of packs that may have differences: a program that knows format 1 alone refuses them and goes by objects.
-pub const DIFFERENCES_FORMAT: u32 = 2;
+/// The format of packs that may have differences: a program that does not know it refuses them and goes by objects.
+pub const DIFFERENCES_FORMAT: u32 = 3;
 /// Where packs are, below the repo.
 pub const PACKS_DIR: &str = "packs";
 /// Where shards are, below the repo: one directory for all packs, since shards go by content.
@@ -206,7 +206,7 @@ mod tests {
         let parse = |index: &Index| Index::parse(&serde_json::to_vec(index).unwrap(), commit("1"), None);
         assert_eq!(parse(&good).unwrap(), good);
         let bad = [
-            Index { format: 3, ..good.clone() },
+            Index { format: 4, ..good.clone() },
             Index { format: 0, ..good.clone() },
             Index { to: commit("2"), ..good.clone() },
             Index { from: Some(commit("3")), ..good.clone() },

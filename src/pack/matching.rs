@@ -17,8 +17,6 @@ const STRIDE: usize = 2;
 const GAIN: usize = 8;
 /// The table has at most 2 to the power of this many entries: 32 MiB.
 const TABLE_BITS: u32 = 23;
-/// How far growing goes on without a new best: bytes that agree after a longer gap are found by the table.
-const HOPELESS: usize = 256;
 
 /// A stretch of the new content: `copied` bytes that are like the older ones at `older`, then `literals` that are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,12 +112,11 @@ fn forwards<'c>(older: &'c [u8], new: &'c [u8], begin: Pair, most: usize) -> imp
 /// The length at which agreeing bytes outnumber the others by the most.
 fn grow(agree: impl Iterator<Item = bool>) -> usize {
     let (mut score, mut best, mut length) = (0i64, 0, 0);
+    // To the end: what agrees beyond a gap was passed by above, since it lies on the alignment, and nobody would find it again.
     for (index, agrees) in agree.enumerate() {
         score += if agrees { 1 } else { -1 };
         if score > best {
             (best, length) = (score, index + 1);
-        } else if index - length > HOPELESS {
-            break;
         }
     }
     length
@@ -200,6 +197,18 @@ mod tests {
         touched.iter_mut().step_by(9).for_each(|byte| *byte = byte.wrapping_add(1));
         assert_eq!(literals(&older, &touched), 0);
         assert_eq!(literals(&[], &older), older.len());
+    }
+
+    #[test]
+    fn what_agrees_beyond_a_long_gap_is_not_literal() {
+        let older = noise(100_000);
+        for gap in [100, 300, 5000] {
+            let mut new = older.clone();
+            new[1000..1000 + gap].iter_mut().for_each(|byte| *byte = !*byte);
+            // Later something moves, so that there is more than one stretch.
+            let new = [&new[..90_000], b"put in between", &new[90_000..]].concat();
+            assert!(literals(&older, &new) < gap + 100, "{gap}: {}", literals(&older, &new));
+        }
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! A file's content against an older one: what a record of kind 5 holds after its header.
+//! A file's content against an older one: what a record of kind 5 or 6 holds after its header.
 //!
 //! ```text
 //! content := segment*                                 until the content's size is reached
@@ -9,7 +9,9 @@
 //! 1. A segment gives `size` bytes out of the piece of the older content that begins at `from` and has `taken` bytes.
 //!    Pieces never go back, so both contents can be streams, and no more than one piece and one segment is in memory;
 //! 2. a command copies bytes of the piece, then takes literals; copied bytes get a difference added to each;
-//! 3. differences are mostly zero: `runs` counts them, `values` has the others.
+//! 3. differences are mostly zero: `runs` counts them, `values` has the others. A run of changed bytes is one little-endian
+//!    number ([`Sums::Runs`]): addresses that all moved by so much then differ by the same bytes, carry or not, which
+//!    makes `values` a tenth smaller. Byte by byte is how format 2 had it.
 //!
 //! Nothing is compressed here: the shard is. zstd with the older content as its prefix was rejected: a library that was
 //! built again took twice the bytes, since nearly every instruction with an address in it breaks a match.
@@ -25,6 +27,15 @@ pub const PIECE_LIMIT: u32 = 24 << 20;
 /// How far around the corresponding place a piece reaches, where the older content is larger than a piece.
 const MARGIN: u64 = 8 << 20;
 const HEADER: usize = 4 + 8 + 5 * 4;
+
+/// How differences are added to copied bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sums {
+    /// Each byte modulo 256: records of kind 5.
+    Bytes,
+    /// Each run of changed bytes as a little-endian number: records of kind 6, what is written today.
+    Runs,
+}
 
 /// Memory that applying a difference between contents of these sizes may take.
 pub fn apply_bytes(older: u64, size: u64) -> u64 {
@@ -55,6 +66,7 @@ pub fn piece_for(at: u64, segment: u64, size: u64, older: u64) -> (u64, u32) {
 pub fn append_segment(out: &mut Vec<u8>, from: u64, piece: &[u8], content: &[u8]) {
     let (mut commands, mut runs, mut values, mut literals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut at, mut expected, mut zeros, mut others) = (0usize, 0usize, 0u64, 0u64);
+    let mut borrowed = false;
     for stretch in stretches(piece, content) {
         put_number(&mut commands, stretch.copied as u64);
         put_number(&mut commands, stretch.literals as u64);
@@ -62,12 +74,15 @@ pub fn append_segment(out: &mut Vec<u8>, from: u64, piece: &[u8], content: &[u8]
         expected = stretch.older + stretch.copied;
         let (copied, rest) = content[at..].split_at(stretch.copied);
         for (new, older) in copied.iter().zip(&piece[stretch.older.min(piece.len())..]) {
-            let value = new.wrapping_sub(*older);
-            if value != 0 {
+            if new != older {
+                let (value, first) = new.overflowing_sub(*older);
+                let (value, second) = value.overflowing_sub(borrowed.into());
+                borrowed = first || second;
                 others += 1;
                 values.push(value);
                 continue;
             }
+            borrowed = false;
             if others > 0 {
                 put_number(&mut runs, zeros);
                 put_number(&mut runs, others);
@@ -136,6 +151,7 @@ impl<R: Read> Pieces<R> {
 
 /// The new content, as a stream.
 pub struct PatchReader<P, O> {
+    sums: Sums,
     patch: P,
     older: Pieces<O>,
     /// Bytes of content in segments to come.
@@ -146,8 +162,8 @@ pub struct PatchReader<P, O> {
 
 impl<P: Read, O: Read> PatchReader<P, O> {
     /// `patch` are the segments of a content of `size` bytes.
-    pub fn new(patch: P, older: Pieces<O>, size: u64) -> Self {
-        Self { patch, older, rest: size, segment: Vec::new(), given: 0 }
+    pub fn new(sums: Sums, patch: P, older: Pieces<O>, size: u64) -> Self {
+        Self { sums, patch, older, rest: size, segment: Vec::new(), given: 0 }
     }
 
     fn next_segment(&mut self) -> io::Result<()> {
@@ -179,7 +195,7 @@ impl<P: Read, O: Read> PatchReader<P, O> {
         let parts = [part(commands)?, part(runs)?, part(values)?, part(literals)?];
         self.segment.clear();
         self.given = 0;
-        apply(piece, &parts, size as usize, &mut self.segment)?;
+        apply(self.sums, piece, &parts, size as usize, &mut self.segment)?;
         self.rest -= u64::from(size);
         Ok(())
     }
@@ -211,10 +227,10 @@ fn parse_header(header: &[u8; HEADER]) -> ([u32; 6], u64) {
     (numbers, from)
 }
 
-fn apply(piece: &[u8], parts: &[Vec<u8>; 4], size: usize, out: &mut Vec<u8>) -> io::Result<()> {
+fn apply(sums: Sums, piece: &[u8], parts: &[Vec<u8>; 4], size: usize, out: &mut Vec<u8>) -> io::Result<()> {
     let [commands, runs, values, literals] = parts;
     let (mut commands, mut literals) = (commands.as_slice(), literals.as_slice());
-    let mut differences = Differences { runs, values, zeros: 0, others: 0 };
+    let mut differences = Differences { sums, runs, values, zeros: 0, others: 0, carried: false };
     let mut expected = 0i64;
     out.reserve_exact(size);
     while !commands.is_empty() {
@@ -243,10 +259,13 @@ fn apply(piece: &[u8], parts: &[Vec<u8>; 4], size: usize, out: &mut Vec<u8>) -> 
 
 /// Differences that are yet to be added.
 struct Differences<'d> {
+    sums: Sums,
     runs: &'d [u8],
     values: &'d [u8],
     zeros: usize,
     others: usize,
+    /// Into the next byte of the run.
+    carried: bool,
 }
 
 impl Differences<'_> {
@@ -258,6 +277,7 @@ impl Differences<'_> {
                 }
                 self.zeros = take_length(&mut self.runs)?;
                 self.others = take_length(&mut self.runs)?;
+                self.carried = false;
             }
             let same = self.zeros.min(copied.len());
             self.zeros -= same;
@@ -269,7 +289,12 @@ impl Differences<'_> {
             let (values, rest) =
                 self.values.split_at_checked(changed).ok_or_else(|| invalid("values that are not there"))?;
             let (now, after) = copied.split_at_mut(changed);
-            now.iter_mut().zip(values).for_each(|(byte, value)| *byte = byte.wrapping_add(*value));
+            for (byte, value) in now.iter_mut().zip(values) {
+                let (sum, first) = byte.overflowing_add(*value);
+                let (sum, second) = sum.overflowing_add(self.carried.into());
+                self.carried = (first || second) && self.sums == Sums::Runs;
+                *byte = sum;
+            }
             (copied, self.values) = (after, rest);
             self.others -= changed;
         }
@@ -331,7 +356,7 @@ mod tests {
     fn read_all(patch: &[u8], older: &[u8], size: u64) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         let pieces = Pieces::new(older, older.len() as u64);
-        PatchReader::new(patch, pieces, size).take(size + 1).read_to_end(&mut out)?;
+        PatchReader::new(Sums::Runs, patch, pieces, size).take(size + 1).read_to_end(&mut out)?;
         Ok(out)
     }
 
@@ -344,6 +369,23 @@ mod tests {
             append_segment(&mut patch, from, &older[from as usize..][..taken as usize], content);
         }
         patch
+    }
+
+    /// By hand: what is written today must be readable for ever, and so must what format 2 had.
+    #[test]
+    fn both_kinds_of_sums() {
+        let older = [[0xff, 0x00].as_slice(), &[7; 14]].concat();
+        let numbers = [&[0, 0, 0, 16], [0; 8].as_slice(), &[0, 0, 0, 16, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 2]];
+        let head = [&numbers.concat(), [0; 4].as_slice()].concat();
+        // Copy 16 bytes, no literals, from the beginning; none stay, two change; by 1 and 0.
+        let patch = [&head, [16, 0, 0].as_slice(), &[0, 2], &[1, 0]].concat();
+        for (sums, begin) in [(Sums::Bytes, [0, 0]), (Sums::Runs, [0, 1])] {
+            let mut out = Vec::new();
+            let pieces = Pieces::new(older.as_slice(), 16);
+            PatchReader::new(sums, patch.as_slice(), pieces, 16).read_to_end(&mut out).unwrap();
+            assert_eq!(out, [begin.as_slice(), &[7; 14]].concat(), "{sums:?}");
+        }
+        assert_eq!(patch_by(16, &older, &[[0, 1].as_slice(), &[7; 14]].concat()), patch);
     }
 
     #[test]

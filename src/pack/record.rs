@@ -1,19 +1,25 @@
 //! Records of a shard, after decompression.
 //!
 //! ```text
-//! shard  := "rackstep shard 1\n" record* end          "rackstep shard 2\n": records of kind 5 are among them
+//! shard  := magic record* end
+//! magic  := "rackstep shard 1\n"       whole objects
+//!         | "rackstep shard 2\n"       and records of kind 5; no longer written
+//!         | "rackstep shard 3\n"       and records of kind 6
 //! record := kind:u8 digest:[32] length:u64be payload:[length]
 //! end    := 0:u8
 //! ```
 
 use std::io::{self, Read, Write};
 
+use super::patch::Sums;
 use crate::model::{Digest, ObjectKind};
 
 /// What a shard begins with, once decompressed.
 pub const MAGIC: &[u8; 17] = b"rackstep shard 1\n";
-/// What a shard begins with that may have differences in it.
+/// What a shard begins with that may have differences of the older kind in it.
 pub const MAGIC_2: &[u8; 17] = b"rackstep shard 2\n";
+/// What a shard begins with that may have differences in it.
+pub const MAGIC_3: &[u8; 17] = b"rackstep shard 3\n";
 /// A metadata object larger than this is refused: libostree's own limit is 10 MiB.
 pub const METADATA_LIMIT: u64 = 10 << 20;
 
@@ -27,7 +33,7 @@ pub enum RecordKind {
     Object(ObjectKind),
     /// A file object against an older one: the older one's digest, the canonical header, the content's size as
     /// u64be, then the segments of [`super::patch`].
-    FilePatch,
+    FilePatch(Sums),
 }
 
 impl RecordKind {
@@ -37,7 +43,8 @@ impl RecordKind {
             Self::Object(ObjectKind::DirMeta) => 2,
             Self::Object(ObjectKind::Commit) => 3,
             Self::Object(ObjectKind::File) => 4,
-            Self::FilePatch => 5,
+            Self::FilePatch(Sums::Bytes) => 5,
+            Self::FilePatch(Sums::Runs) => 6,
         }
     }
 
@@ -47,7 +54,8 @@ impl RecordKind {
             2 => Self::Object(ObjectKind::DirMeta),
             3 => Self::Object(ObjectKind::Commit),
             4 => Self::Object(ObjectKind::File),
-            5 => Self::FilePatch,
+            5 => Self::FilePatch(Sums::Bytes),
+            6 => Self::FilePatch(Sums::Runs),
             _ => return None,
         })
     }
@@ -73,7 +81,7 @@ pub struct RecordWriter<W> {
 impl<W: Write> RecordWriter<W> {
     /// Begins a shard, with or without differences.
     pub fn new(mut inner: W, differences: bool) -> io::Result<Self> {
-        inner.write_all(if differences { MAGIC_2 } else { MAGIC })?;
+        inner.write_all(if differences { MAGIC_3 } else { MAGIC })?;
         Ok(Self { inner, records: 0 })
     }
 
@@ -98,7 +106,8 @@ impl<W: Write> RecordWriter<W> {
 /// Reads the records of one shard.
 pub struct RecordReader<R> {
     inner: R,
-    differences: bool,
+    /// The differences that the shard may have.
+    differences: Option<Sums>,
     /// Payload of the current record that was not read yet.
     rest: u64,
 }
@@ -108,10 +117,13 @@ impl<R: Read> RecordReader<R> {
     pub fn new(mut inner: R) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         inner.read_exact(&mut magic)?;
-        if magic != *MAGIC && magic != *MAGIC_2 {
-            return Err(invalid("not a shard of format 1 or 2"));
-        }
-        Ok(Self { inner, differences: magic == *MAGIC_2, rest: 0 })
+        let differences = match &magic {
+            MAGIC => None,
+            MAGIC_2 => Some(Sums::Bytes),
+            MAGIC_3 => Some(Sums::Runs),
+            _ => return Err(invalid("not a shard of format 1, 2 or 3")),
+        };
+        Ok(Self { inner, differences, rest: 0 })
     }
 
     /// The next record; what was left of the one before is skipped. Nothing at the end of the shard.
@@ -130,13 +142,16 @@ impl<R: Read> RecordReader<R> {
             return Ok(None);
         }
         let kind = RecordKind::from_code(header[0])
-            .filter(|kind| self.differences || *kind != RecordKind::FilePatch)
+            .filter(|kind| match kind {
+                RecordKind::Object(_) => true,
+                RecordKind::FilePatch(sums) => self.differences == Some(*sums),
+            })
             .ok_or_else(|| invalid(&format!("record of kind {}", header[0])))?;
         self.inner.read_exact(&mut header[1..])?;
         let (digest, length) = header[1..].split_at(32);
         let as_digest = <[u8; 32]>::try_from(digest).map_err(|_| invalid("digest"))?;
         let length = u64::from_be_bytes(length.try_into().map_err(|_| invalid("length"))?);
-        if !matches!(kind, RecordKind::Object(ObjectKind::File) | RecordKind::FilePatch)
+        if !matches!(kind, RecordKind::Object(ObjectKind::File) | RecordKind::FilePatch(_))
             && length > METADATA_LIMIT
         {
             return Err(invalid(&format!("metadata object of {length} bytes")));
@@ -221,14 +236,26 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_in_shards_of_format_2_alone() {
-        for (differences, good) in [(true, true), (false, false)] {
-            let mut writer = RecordWriter::new(Vec::new(), differences).unwrap();
-            let record = Record { kind: RecordKind::FilePatch, digest: Digest::of(b"x"), length: 0 };
-            writer.begin(record).unwrap();
-            let bytes = writer.finish().unwrap().0;
-            assert_eq!(RecordReader::new(bytes.as_slice()).unwrap().next_record().is_ok(), good);
+    fn each_format_has_its_own_differences() {
+        for (magic, kind, good) in [
+            (MAGIC, 5, false),
+            (MAGIC, 6, false),
+            (MAGIC_2, 5, true),
+            (MAGIC_2, 6, false),
+            (MAGIC_3, 5, false),
+            (MAGIC_3, 6, true),
+            (MAGIC_3, 7, false),
+        ] {
+            let bytes = [magic.as_slice(), &[kind], &[0; 40]].concat();
+            let mut reader = RecordReader::new(bytes.as_slice()).unwrap();
+            assert_eq!(reader.next_record().is_ok(), good, "{kind}");
         }
+        assert!(RecordReader::new(b"rackstep shard 4\n\0".as_slice()).is_err());
+        let mut writer = RecordWriter::new(Vec::new(), true).unwrap();
+        let kind = RecordKind::FilePatch(Sums::Runs);
+        writer.begin(Record { kind, digest: Digest::of(b"x"), length: 0 }).unwrap();
+        let bytes = writer.finish().unwrap().0;
+        assert_eq!(RecordReader::new(bytes.as_slice()).unwrap().next_record().unwrap().unwrap().kind, kind);
     }
 
     proptest! {

@@ -8,7 +8,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rackstep::engine::docker::Docker;
+use rackstep::engine::docker::{Docker, StoreKind};
+use rackstep::model::Digest;
+
+/// Runs tests, functions of a `StoreKind`, on both of Docker's image stores.
+#[allow(unused_macros)]
+macro_rules! on_both_stores {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn classic() {
+                super::$name(super::StoreKind::Classic);
+            }
+
+            #[test]
+            fn containerd() {
+                super::$name(super::StoreKind::Containerd);
+            }
+        }
+    )*};
+}
 
 /// How long a daemon may take to listen, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -23,7 +42,10 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct Dockerd {
     root: tempfile::TempDir,
     data_root: PathBuf,
+    kind: StoreKind,
     child: Option<Child>,
+    /// The containerd of a daemon that keeps its images there. One of its own: dockerd would take the machine's.
+    containerd: Option<Child>,
 }
 
 impl Dockerd {
@@ -31,16 +53,23 @@ impl Dockerd {
     pub fn start() -> Self {
         let root = new_root();
         let data_root = root.path().join("data");
-        Self::start_in(root, data_root)
+        Self::start_in(root, data_root, StoreKind::Classic)
+    }
+
+    /// The same with its images in the store that the test chose.
+    pub fn start_with(kind: StoreKind) -> Self {
+        let root = new_root();
+        let data_root = root.path().join("data");
+        Self::start_in(root, data_root, kind)
     }
 
     /// The same with its data in a directory that the test chose.
     pub fn start_on(data_root: &Path) -> Self {
-        Self::start_in(new_root(), data_root.to_owned())
+        Self::start_in(new_root(), data_root.to_owned(), StoreKind::Classic)
     }
 
-    fn start_in(root: tempfile::TempDir, data_root: PathBuf) -> Self {
-        let mut daemon = Self { root, data_root, child: None };
+    fn start_in(root: tempfile::TempDir, data_root: PathBuf, kind: StoreKind) -> Self {
+        let mut daemon = Self { root, data_root, kind, child: None, containerd: None };
         daemon.run();
         daemon
     }
@@ -49,8 +78,22 @@ impl Dockerd {
     pub fn run(&mut self) {
         let path = |name: &str| self.root.path().join(name);
         let log = File::create(path("log")).unwrap();
-        let child = Command::new("dockerd")
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2"])
+        let mut command = match self.kind {
+            StoreKind::Classic => Command::new("dockerd"),
+            StoreKind::Containerd => {
+                self.containerd = Some(self.run_containerd());
+                let mut command = program("dockerd");
+                fs::write(path("daemon.json"), r#"{"features": {"containerd-snapshotter": true}}"#).unwrap();
+                command.arg("--config-file").arg(path("daemon.json"));
+                command.arg("--containerd").arg(self.containerd_socket());
+                command
+            }
+        };
+        if self.kind == StoreKind::Classic {
+            command.arg("--storage-driver=overlay2");
+        }
+        let child = command
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
             .arg("--data-root")
             .arg(self.data_root())
             .arg("--exec-root")
@@ -76,18 +119,55 @@ impl Dockerd {
         }
     }
 
-    /// Ends it and waits for its end.
-    pub fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        if let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let limit = Instant::now() + STOP_LIMIT;
-        while matches!(child.try_wait(), Ok(None)) && Instant::now() < limit {
+    fn run_containerd(&self) -> Child {
+        let path = |name: &str| self.root.path().join(name);
+        let config = path("containerd.toml");
+        let text = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
+            path("containerd"),
+            path("containerd-state"),
+            self.containerd_socket(),
+        );
+        fs::write(&config, text).unwrap();
+        let log = File::create(path("containerd.log")).unwrap();
+        let mut child = program("containerd")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("containerd is there (scripts/setup.sh)");
+        let limit = Instant::now() + START_LIMIT;
+        while std::os::unix::net::UnixStream::connect(self.containerd_socket()).is_err() {
+            if Instant::now() > limit || child.try_wait().unwrap().is_some() {
+                let _ = child.kill();
+                panic!(
+                    "containerd does not listen:\n{}",
+                    fs::read_to_string(path("containerd.log")).unwrap()
+                );
+            }
             std::thread::sleep(POLL);
         }
-        let _ = child.kill();
-        let _ = child.wait();
+        child
+    }
+
+    /// Where rackstep looks for the containerd of a daemon that listens at `docker.sock`.
+    fn containerd_socket(&self) -> PathBuf {
+        self.root.path().join("docker/containerd/containerd.sock")
+    }
+
+    /// Ends it and waits for its end.
+    pub fn stop(&mut self) {
+        self.stop_dockerd();
+        if let Some(mut containerd) = self.containerd.take() {
+            end(&mut containerd);
+        }
+    }
+
+    fn stop_dockerd(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        end(&mut child);
         // A daemon that had to be killed leaves its containerd behind.
         let pid_file = self.root.path().join("exec/containerd/containerd.pid");
         let pid = fs::read_to_string(pid_file).ok().and_then(|pid| pid.trim().parse().ok());
@@ -128,13 +208,24 @@ impl Dockerd {
 
     /// Files named `name` in the layers of its store.
     pub fn stored_files(&self, name: &str) -> Vec<PathBuf> {
-        walkdir::WalkDir::new(self.data_root().join("overlay2"))
+        let (layers, files) = match self.kind {
+            StoreKind::Classic => (self.data_root().join("overlay2"), "diff"),
+            StoreKind::Containerd => {
+                (self.root.path().join("containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"), "fs")
+            }
+        };
+        walkdir::WalkDir::new(layers)
             .into_iter()
             .filter_map(Result::ok)
             .filter(|entry| entry.file_type().is_file() && entry.file_name() == name)
             .map(walkdir::DirEntry::into_path)
-            .filter(|path| path.components().any(|part| part.as_os_str() == "diff"))
+            .filter(|path| path.components().any(|part| part.as_os_str() == files))
             .collect()
+    }
+
+    /// The file of a blob in its containerd store.
+    pub fn blob(&self, digest: Digest) -> PathBuf {
+        self.root.path().join("containerd/io.containerd.content.v1.content/blobs/sha256").join(digest.hex())
     }
 }
 
@@ -142,8 +233,36 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         self.stop();
         unmount_below(self.root.path());
-        unmount_below(&self.data_root.join("overlay2"));
+        unmount_below(&self.data_root);
     }
+}
+
+/// Has a child of ours end, and waits for it.
+fn end(child: &mut Child) {
+    if let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let limit = Instant::now() + STOP_LIMIT;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < limit {
+        std::thread::sleep(POLL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A program of the Docker that has both stores: what setup has unpacked, or the machine's own.
+fn program(name: &str) -> Command {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let unpacked = cache.map(|cache| cache.join("rackstep/tools/docker-26")).filter(|dir| dir.is_dir());
+    let Some(dir) = unpacked else { return Command::new(name) };
+    // containerd looks for its shim there as well.
+    let mut path = dir.clone().into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let mut command = Command::new(dir.join(name));
+    command.env("PATH", path);
+    command
 }
 
 fn new_root() -> tempfile::TempDir {

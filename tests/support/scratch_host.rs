@@ -77,9 +77,14 @@ impl std::fmt::Display for Ran {
 impl ScratchHost {
     /// A host that runs `released`.
     pub fn install(url: &str, released: &Released, keys: &[PublicKey]) -> Self {
+        Self::install_with(Dockerd::start(), url, released, keys)
+    }
+
+    /// The same, with a Docker that the test chose.
+    pub fn install_with(docker: Dockerd, url: &str, released: &Released, keys: &[PublicKey]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sysroot = dir.path().join("sysroot");
-        Self::install_in(dir, sysroot, Dockerd::start(), url, released, keys)
+        Self::install_in(dir, sysroot, docker, url, released, keys)
     }
 
     /// The same, in places that the test chose.
@@ -212,19 +217,16 @@ impl ScratchHost {
         for (commit, checkout) in bootable {
             let (_, pins) = release_at(&checkout, commit);
             for (_, image) in pins.images() {
-                self.docker.client(&["image", "inspect", &image.config.to_string()]).unwrap();
+                let id = docker.id_of(image.config).unwrap().unwrap();
+                self.docker.client(&["image", "inspect", &id.to_string()]).unwrap();
             }
             let _ = docker.verify_release(&pins, &Silent).unwrap();
         }
     }
 
-    /// Ids of all images in Docker.
+    /// Config digests of all images in Docker, and Ids of those that are not ours.
     pub fn images(&self) -> Vec<String> {
-        let listed = self.docker.client(&["images", "-a", "-q", "--no-trunc"]).unwrap();
-        let mut images: Vec<String> = listed.lines().map(str::to_owned).collect();
-        images.sort();
-        images.dedup();
-        images
+        self.docker.connect().observe_images().unwrap().keys().map(ToString::to_string).collect()
     }
 
     /// Everything in the sysroot but libostree's lock: paths, sizes, times.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rackstep::engine::docker::{ArchiveError, ImageArchive};
+use rackstep::image::spec;
 use rackstep::model::{Digest, PinSet, PinnedImage, PinnedLayer, ReleasePins};
 
 /// Images by config digest, and their layers by diff-id.
@@ -69,8 +70,9 @@ impl ImageArchive for TinyImages {
             header.set_mode(0o644);
             archive.append_data(&mut header, name, bytes)
         };
-        let mut list = Vec::new();
+        let (mut list, mut index) = (Vec::new(), Vec::new());
         let mut written = BTreeSet::new();
+        let name_of = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
         for image in images {
             for (layer, chain) in image.layers.iter().zip(image.chains()) {
                 if skip.contains(&chain) || !written.insert(layer.diff_id) {
@@ -79,15 +81,20 @@ impl ImageArchive for TinyImages {
                 let content = self.lies.get(&layer.diff_id).or(self.layers.get(&layer.diff_id));
                 let content = content.ok_or_else(|| format!("no layer {}", layer.diff_id))?;
                 self.sent.lock().unwrap().push(layer.diff_id);
-                put(&format!("{}.tar", layer.diff_id.hex()), content)?;
+                put(&name_of(layer.diff_id), content)?;
             }
-            put(&format!("{}.json", image.config.hex()), &self.configs[&image.config])?;
-            let layers: Vec<String> =
-                image.layers.iter().map(|layer| format!("{}.tar", layer.diff_id.hex())).collect();
+            let config = self.configs.get(&image.config).ok_or("no config")?;
+            put(&name_of(image.config), config)?;
+            let manifest = spec::render_plain_manifest(image.config, config.len() as u64, &image.layers);
+            put(&name_of(Digest::of(&manifest)), &manifest)?;
+            index.push(spec::plain_manifest_descriptor(&manifest, None));
+            let layers: Vec<String> = image.layers.iter().map(|layer| name_of(layer.diff_id)).collect();
             list.push(serde_json::json!({
-                "Config": format!("{}.json", image.config.hex()), "RepoTags": null, "Layers": layers,
+                "Config": name_of(image.config), "RepoTags": null, "Layers": layers,
             }));
         }
+        put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        put("index.json", &spec::render_index(&index))?;
         put("manifest.json", serde_json::Value::from(list).to_string().as_bytes())?;
         archive.finish()?;
         Ok(())

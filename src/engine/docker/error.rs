@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::engine::command::CommandError;
 use crate::image::store::StoreError;
 use crate::model::Digest;
 
@@ -99,11 +100,21 @@ pub enum DockerError {
         /// What it has instead.
         problem: String,
     },
-    /// Its store is of a kind that we do not know how to pin images in.
-    #[error(
-        "docker keeps its images in the containerd store; rackstep needs the classic store (set \"features\": {{\"containerd-snapshotter\": false}} in /etc/docker/daemon.json)"
-    )]
-    ContainerdStore,
+    /// It keeps its images in containerd's store, and that is nowhere.
+    #[error("docker keeps its images in containerd's store, and no containerd listens at {}", sockets.join(" or "))]
+    NoContainerd {
+        /// Where one was looked for.
+        sockets: Vec<String>,
+    },
+    /// It keeps its images in containerd's store, which did not do what it was asked for.
+    #[error("looking into docker's containerd store at {socket}")]
+    Containerd {
+        /// Where containerd listens.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<CommandError>,
+    },
     /// Its data root is not on this machine, or not readable.
     #[error("opening docker's data root {path} (needed to sync it to the disk)")]
     DataRoot {

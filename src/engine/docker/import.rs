@@ -22,8 +22,9 @@ use tokio::sync::mpsc;
 use crate::image::store::ImageStore;
 use crate::model::{Digest, PinnedImage, Progress};
 
+use super::containerd::mend::Depth;
 use super::queue::Queue;
-use super::{Docker, DockerError};
+use super::{Docker, DockerError, Store};
 
 /// Loads that run at the same time. More would only make the disk busier.
 const LOADS_AT_ONCE: usize = 2;
@@ -81,9 +82,14 @@ impl Docker {
         images: impl IntoIterator<Item = &'a PinnedImage>,
         progress: &dyn Progress,
     ) -> Result<Imported, DockerError> {
-        let data_root = self.require_classic_store()?.data_root;
+        let store = self.store()?;
         let mut imported = Imported::default();
         let mut missing: Vec<&PinnedImage> = Vec::new();
+        let images: Vec<&PinnedImage> = images.into_iter().collect();
+        if let Store::Containerd(store) = store {
+            // A load would take a damaged description for good.
+            store.mend(source, &images, Depth::Descriptions)?;
+        }
         for image in images {
             if self.present(image)? {
                 imported.present.push(image.config);
@@ -94,12 +100,12 @@ impl Docker {
         if missing.is_empty() {
             return Ok(imported);
         }
-        let chains = self.observe_chains()?;
+        let chains = self.observe_chains(&missing)?;
         progress.begin("importing container images", Some(bytes_to_send(&missing, &chains)));
         let queue = Queue::new(missing, chains);
         std::thread::scope(|scope| {
             for _ in 0..LOADS_AT_ONCE {
-                scope.spawn(|| self.load_from(&queue, source, &data_root, progress));
+                scope.spawn(|| self.load_from(&queue, source, store.roots()[0], progress));
             }
         });
         let loads = queue.finish()?;
@@ -194,7 +200,8 @@ impl Docker {
         if self.present(image)? {
             return Ok(());
         }
-        let problem = match self.layers_of(image.config)? {
+        let id = self.id_of(image.config)?;
+        let problem = match id.map(|id| self.layers_of(id)).transpose()?.flatten() {
             None => "no image of that Id".to_owned(),
             Some(layers) => format!("an image of that Id with other layers, {layers:?}"),
         };
@@ -222,7 +229,8 @@ pub(super) fn bytes_to_send(images: &[&PinnedImage], present: &BTreeSet<Digest>)
     bytes
 }
 
-fn is_hang_up(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether a writer stopped because its reader did.
+pub(super) fn is_hang_up(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);

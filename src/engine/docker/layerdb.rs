@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use flate2::read::GzDecoder;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Digest, Progress};
+use crate::model::{Digest, PinnedImage, PinnedLayer, Progress};
 
 use super::DockerError;
+use super::stored::{LayerVerdict, ReadBack, open_inside, tell};
 
 /// Bytes read from a file at a time.
 const BUFFER: usize = 256 << 10;
@@ -32,15 +33,6 @@ const LONGEST_LINE: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct LayerDb {
     root: PathBuf,
-}
-
-/// What reading a layer back showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum LayerVerdict {
-    /// Its content has this digest.
-    Content(Digest),
-    /// It cannot be put together.
-    Broken(String),
 }
 
 /// One line of tar-split data.
@@ -72,19 +64,26 @@ impl LayerDb {
             && data_root.join("overlay2").is_dir();
         known.then(|| Self { root: data_root.to_owned() })
     }
+}
 
-    /// Digest of the config that is stored for the image `id`, or none when its file is gone.
-    pub(super) fn read_config(&self, id: Digest) -> Result<LayerVerdict, DockerError> {
-        let path = self.root.join("image/overlay2/imagedb/content/sha256").join(id.hex());
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(LayerVerdict::Content(Digest::of(&bytes))),
-            Err(error) => tell(&path, error),
-        }
+impl ReadBack for LayerDb {
+    fn problem_of(&self, image: &PinnedImage) -> Result<Option<String>, DockerError> {
+        let path = self.root.join("image/overlay2/imagedb/content/sha256").join(image.config.hex());
+        let config = match std::fs::read(&path) {
+            Ok(bytes) => LayerVerdict::Content(Digest::of(&bytes)),
+            Err(error) => tell(&path, error)?,
+        };
+        Ok(match config {
+            LayerVerdict::Content(got) if got == image.config => None,
+            LayerVerdict::Content(got) => Some(format!("its config reads back as {got}")),
+            LayerVerdict::Broken(problem) => Some(problem),
+        })
     }
 
     /// Puts the layer of `chain` together again and gives the digest of its tar.
-    pub(super) fn read_layer(
+    fn read_layer(
         &self,
+        _: &PinnedLayer,
         chain: Digest,
         progress: &dyn Progress,
     ) -> Result<LayerVerdict, DockerError> {
@@ -166,9 +165,7 @@ fn hash_file(
     buffer: &mut [u8],
     tar: &mut Sha256,
 ) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::openat2(directory, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    let mut file = File::from(file).take(size);
+    let mut file = open_inside(directory, name, OFlags::RDONLY)?.take(size);
     let mut left = size;
     while left > 0 {
         let count = file.read(buffer)?;
@@ -182,21 +179,4 @@ fn hash_file(
         left -= count as u64;
     }
     Ok(())
-}
-
-/// Divides what an I/O error says of the layer from what keeps us from looking.
-fn tell(path: &Path, error: io::Error) -> Result<LayerVerdict, DockerError> {
-    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
-    let says_bad = matches!(
-        error.kind(),
-        NotFound | UnexpectedEof | InvalidData | InvalidInput | IsADirectory | NotADirectory
-    ) || matches!(
-        rustix::io::Errno::from_io_error(&error),
-        Some(rustix::io::Errno::IO | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO)
-    );
-    if says_bad {
-        Ok(LayerVerdict::Broken(format!("{}: {error}", path.display())))
-    } else {
-        Err(DockerError::Store { path: path.to_owned(), source: error })
-    }
 }

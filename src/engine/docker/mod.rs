@@ -8,9 +8,12 @@
 //! 6. [`Docker::run_once`] runs a one-shot step of a service to its end;
 //! 7. [`Docker::save`] takes an image out, for a release that is made of it.
 //!
+//! Images go by their config digests here, whichever of its two stores Docker keeps them in (`store`).
+//!
 //! Every call blocks: libostree does too, and cannot cross threads. Called from async code it belongs into `spawn_blocking`.
 //! It pulls nothing, ever: images come from the release's own files.
 
+mod containerd;
 mod error;
 mod export;
 mod import;
@@ -24,10 +27,14 @@ mod repair;
 mod run;
 mod save;
 mod stop;
+mod store;
+mod stored;
 mod sync;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -39,7 +46,10 @@ pub use proof::{Finding, VerifiedPins, VerifyError, WrongRelease};
 pub use protect::{HOLD_LABEL, RELEASE_LABEL, is_our_tag, tag_of};
 pub use repair::Repaired;
 pub use run::{Bind, Outcome, RunOnce};
+use store::Store;
 pub use verify::Verdict;
+
+use crate::model::Digest;
 
 /// Where Docker listens unless told otherwise.
 pub const DEFAULT_URL: &str = "unix:///var/run/docker.sock";
@@ -54,6 +64,9 @@ pub struct Docker {
     client: bollard::Docker,
     runtime: Runtime,
     url: String,
+    store: OnceLock<Store>,
+    /// Config digests of images in the containerd store, by Id.
+    configs: Mutex<BTreeMap<Digest, Digest>>,
 }
 
 impl Docker {
@@ -69,7 +82,7 @@ impl Docker {
         let connect_error = |source| DockerError::Connect { url: url.clone(), source: Box::new(source) };
         let client = bollard::Docker::connect_with_host(&url).map_err(connect_error)?.with_timeout(TIMEOUT);
         let client = runtime.block_on(client.negotiate_version()).map_err(connect_error)?;
-        Ok(Self { client, runtime, url })
+        Ok(Self { client, runtime, url, store: OnceLock::new(), configs: Mutex::default() })
     }
 
     /// Where it is connected to.

@@ -1,11 +1,11 @@
 //! Looks at Docker: images, containers, and how and where it stores them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use bollard::models::SystemInfo;
 use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
 
-use crate::model::pins::chains;
 use crate::model::{Digest, PinnedImage};
 
 use super::{Docker, DockerError};
@@ -13,7 +13,7 @@ use super::{Docker, DockerError};
 /// What Docker had when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// Every image, by Id.
+    /// Every image, by config digest.
     pub images: BTreeMap<Digest, ObservedImage>,
     /// Every container, running or not.
     pub containers: Vec<ObservedContainer>,
@@ -22,7 +22,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Is an image of the pinned Id there? Looks at the Id alone.
+    /// Is the pinned image there? Looks at names alone.
     pub fn has_image(&self, image: &PinnedImage) -> bool {
         self.images.contains_key(&image.config)
     }
@@ -31,7 +31,9 @@ impl Observed {
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedImage {
-    /// Its Id: the config digest in the classic store.
+    /// What pins call it: its config digest. In the containerd store, an image that is not of our making goes by its Id.
+    pub config: Digest,
+    /// What Docker calls it.
     pub id: Digest,
     /// `repository:tag` names.
     pub tags: Vec<String>,
@@ -46,7 +48,7 @@ pub struct ObservedContainer {
     pub id: String,
     /// Its name, without the leading slash.
     pub name: String,
-    /// Id of the image that it was made from.
+    /// Config digest of the image that it was made from.
     pub image: Option<Digest>,
     /// `created`, `running`, `exited`, ….
     pub state: String,
@@ -81,6 +83,18 @@ pub enum StoreKind {
     Containerd,
 }
 
+impl Storage {
+    pub(super) fn from_info(info: &SystemInfo) -> Self {
+        let status = info.driver_status.as_deref().unwrap_or_default();
+        let is_containerd = status.iter().flatten().any(|text| text.starts_with("io.containerd.snapshotter"));
+        Self {
+            driver: info.driver.clone().unwrap_or_default(),
+            kind: if is_containerd { StoreKind::Containerd } else { StoreKind::Classic },
+            data_root: info.docker_root_dir.clone().unwrap_or_default().into(),
+        }
+    }
+}
+
 impl Docker {
     /// Looks at everything that later steps decide on.
     pub fn observe(&self) -> Result<Observed, DockerError> {
@@ -91,7 +105,7 @@ impl Docker {
         })
     }
 
-    /// Every image, untagged ones too.
+    /// Every image, untagged ones too, by config digest.
     pub fn observe_images(&self) -> Result<BTreeMap<Digest, ObservedImage>, DockerError> {
         let operation = || "listing docker's images".to_owned();
         let options = ListImagesOptions { all: true, ..Default::default() };
@@ -103,7 +117,8 @@ impl Docker {
                 let mut tags: Vec<String> =
                     image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect();
                 tags.sort();
-                Ok((id, ObservedImage { id, tags, labels: image.labels.into_iter().collect() }))
+                let (config, labels) = (self.config_of(id)?, image.labels.into_iter().collect());
+                Ok((config, ObservedImage { config, id, tags, labels }))
             })
             .collect()
     }
@@ -113,50 +128,33 @@ impl Docker {
         let options = ListContainersOptions { all: true, ..Default::default() };
         let containers = self
             .ask(|| "listing docker's containers".to_owned(), self.client.list_containers(Some(options)))?;
-        let mut containers: Vec<ObservedContainer> = containers
-            .into_iter()
-            .map(|container| ObservedContainer {
+        let mut observed = Vec::new();
+        for container in containers {
+            let id = container.image_id.and_then(|id| id.parse().ok());
+            let names = container.names.unwrap_or_default();
+            observed.push(ObservedContainer {
                 id: container.id.unwrap_or_default(),
-                name: container
-                    .names
-                    .unwrap_or_default()
-                    .first()
-                    .map(|name| name.trim_start_matches('/').to_owned())
-                    .unwrap_or_default(),
-                image: container.image_id.and_then(|id| id.parse().ok()),
+                name: names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default(),
+                image: id.map(|id| self.config_of(id)).transpose()?,
                 state: container.state.map(|state| state.to_string()).unwrap_or_default(),
                 labels: container.labels.unwrap_or_default().into_iter().collect(),
-            })
-            .collect();
+            });
+        }
+        let mut containers = observed;
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
     }
 
     /// How and where it stores images.
     pub fn observe_storage(&self) -> Result<Storage, DockerError> {
-        let info = self.ask(|| "asking docker about itself".to_owned(), self.client.info())?;
-        let containerd = info
-            .driver_status
-            .unwrap_or_default()
-            .iter()
-            .any(|pair| pair.iter().any(|text| text.starts_with("io.containerd.snapshotter")));
-        Ok(Storage {
-            driver: info.driver.unwrap_or_default(),
-            kind: if containerd { StoreKind::Containerd } else { StoreKind::Classic },
-            data_root: info.docker_root_dir.unwrap_or_default().into(),
-        })
+        Ok(Storage::from_info(&self.info()?))
     }
 
-    /// Refuses a store in which an image's Id is not its config digest.
-    pub(super) fn require_classic_store(&self) -> Result<Storage, DockerError> {
-        let storage = self.observe_storage()?;
-        match storage.kind {
-            StoreKind::Classic => Ok(storage),
-            StoreKind::Containerd => Err(DockerError::ContainerdStore),
-        }
+    pub(super) fn info(&self) -> Result<SystemInfo, DockerError> {
+        self.ask(|| "asking docker about itself".to_owned(), self.client.info())
     }
 
-    /// Diff-ids of the image `id`, lowest first, or none when Docker does not have it.
+    /// Diff-ids of the image that Docker calls `id`, lowest first, or none when Docker does not have it.
     pub(super) fn layers_of(&self, id: Digest) -> Result<Option<Vec<Digest>>, DockerError> {
         let operation = || format!("inspecting container image {id}");
         let answer = match self.ask(operation, self.client.inspect_image(&id.to_string())) {
@@ -172,19 +170,11 @@ impl Docker {
         layers.iter().map(|layer| parse_id(layer, operation)).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Is an image of this Id and these layers there? Looks at names alone; [`Docker::verify`] reads.
+    /// Is the image there, with these layers? Looks at names alone; [`Docker::verify`] reads.
     pub fn present(&self, image: &PinnedImage) -> Result<bool, DockerError> {
         let pinned = image.layers.iter().map(|layer| layer.diff_id);
-        Ok(self.layers_of(image.config)?.is_some_and(|layers| layers.into_iter().eq(pinned)))
-    }
-
-    /// Chains of every layer that some image of Docker's holds.
-    pub(super) fn observe_chains(&self) -> Result<BTreeSet<Digest>, DockerError> {
-        let mut present = BTreeSet::new();
-        for id in self.observe_images()?.into_keys() {
-            present.extend(chains(self.layers_of(id)?.unwrap_or_default()));
-        }
-        Ok(present)
+        let Some(id) = self.id_of(image.config)? else { return Ok(false) };
+        Ok(self.layers_of(id)?.is_some_and(|layers| layers.into_iter().eq(pinned)))
     }
 }
 

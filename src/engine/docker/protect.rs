@@ -35,28 +35,31 @@ impl Docker {
         let mut new = 0;
         for (name, image) in release.images() {
             let full = tag_of(name, image.config);
-            let tagged = images.get(&image.config).is_some_and(|image| image.tags.contains(&full));
-            if !tagged {
+            let found = images.get(&image.config);
+            if !found.is_some_and(|image| image.tags.contains(&full)) {
+                let id = found.map_or(image.config, |image| image.id);
                 let (repository, tag) = full.rsplit_once(':').unwrap_or((&full, ""));
                 let options =
                     TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
                 self.ask(
                     || format!("tagging container image {} as {full}", image.config),
-                    self.client.tag_image(&image.config.to_string(), Some(options)),
+                    self.client.tag_image(&id.to_string(), Some(options)),
                 )?;
             }
             if !held.contains_key(&(release.commit(), image.config)) {
-                new += usize::from(self.hold(release.commit(), image.config)?);
+                new += usize::from(self.hold(release.commit(), image.config, full)?);
             }
         }
         Ok(new)
     }
 
     /// Creates the protective container; false when it was there already (two pins may name one image).
-    fn hold(&self, release: Commit, image: Digest) -> Result<bool, DockerError> {
+    ///
+    /// By the tag, not by the Id: in the containerd store a prune takes the tags that no container names.
+    fn hold(&self, release: Commit, image: Digest, tag: String) -> Result<bool, DockerError> {
         let name = format!("rackstep-hold-{}-{}", release.short(), short(image));
         let body = ContainerCreateBody {
-            image: Some(image.to_string()),
+            image: Some(tag),
             entrypoint: Some(vec![NEVER_STARTED.to_owned()]),
             labels: Some(HashMap::from([
                 (RELEASE_LABEL.to_owned(), release.hex()),
@@ -95,7 +98,7 @@ impl Docker {
     }
 
     /// Takes away the holds of `releases` and then the images of `images`, both named one by one by the caller's plan.
-    /// An image that anything still uses stays; gives the Ids that went.
+    /// An image that anything still uses stays; gives the config digests of what went.
     pub fn reap(
         &self,
         releases: &BTreeSet<Commit>,
@@ -109,10 +112,10 @@ impl Docker {
         let used: BTreeSet<Digest> =
             self.observe_containers()?.into_iter().filter_map(|container| container.image).collect();
         let mut gone = Vec::new();
-        for (id, image) in self.observe_images()? {
-            if images.contains(&id) && !used.contains(&id) {
-                self.remove_image(id, &image.tags)?;
-                gone.push(id);
+        for (config, image) in self.observe_images()? {
+            if images.contains(&config) && !used.contains(&config) {
+                self.remove_image(image.id, &image.tags)?;
+                gone.push(config);
             }
         }
         Ok(gone)

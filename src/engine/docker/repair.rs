@@ -1,5 +1,7 @@
 //! Replaces images whose content went bad.
 //!
+//! In the containerd store blobs are mended first, where they are ([`mend`](super::containerd::mend)).
+//!
 //! A load does not look at a layer that Docker believes to have, so a damaged layer must first go entirely: every image on
 //! its chain, and every stopped container made from them. Then they are loaded again. A running container is never
 //! taken away: repair happens before the services start, or after somebody stopped them.
@@ -9,13 +11,14 @@ use std::collections::BTreeSet;
 use crate::model::pins::chains;
 use crate::model::{Digest, PinnedImage, Progress, ReleasePins};
 
+use super::containerd::mend::Depth;
 use super::import::ImageArchive;
-use super::{Docker, DockerError, Verdict};
+use super::{Docker, DockerError, Store, Verdict};
 
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// Images that were removed and loaded again.
+    /// Images that were removed and loaded again, or mended where they are.
     pub replaced: Vec<Digest>,
     /// Images that were missing and are there now.
     pub loaded: Vec<Digest>,
@@ -31,11 +34,26 @@ impl Docker {
     ) -> Result<Repaired, DockerError> {
         let pinned: Vec<&PinnedImage> =
             releases.iter().flat_map(|(_, release)| release.images()).map(|(_, image)| image).collect();
-        let verdicts = self.verify_all(&pinned, progress)?;
+        let mut mended = self.mend(releases, &|_| true, Depth::Descriptions)?;
+        let mut verdicts = self.verify_all(&pinned, progress)?;
+        let is_bad = |config| {
+            let of_this =
+                |(image, verdict): (&&PinnedImage, &Verdict)| image.config == config && !verdict.is_good();
+            pinned.iter().zip(&verdicts).any(of_this)
+        };
+        let more = self.mend(releases, &is_bad, Depth::Everything)?;
+        if !more.is_empty() {
+            mended.extend(more);
+            verdicts = self.verify_all(&pinned, progress)?;
+        }
         let bad: Vec<(&PinnedImage, &Verdict)> =
             pinned.iter().copied().zip(&verdicts).filter(|(_, verdict)| !verdict.is_good()).collect();
         let mut repaired = Repaired::default();
+        let position = |config: &Digest| pinned.iter().position(|image| image.config == *config);
+        mended.sort_by_key(position);
+        mended.dedup();
         if bad.is_empty() {
+            repaired.replaced = mended;
             return Ok(repaired);
         }
         let removed = self.remove_damaged(&bad, &pinned)?;
@@ -46,10 +64,30 @@ impl Docker {
             }
             self.protect(release)?;
         }
+        repaired.replaced.extend(mended);
+        repaired.replaced.sort_by_key(position);
+        repaired.replaced.dedup();
         Ok(repaired)
     }
 
-    /// Removes every image that stands on a damaged layer; gives their Ids.
+    /// In the containerd store: puts damaged blobs right where they are; gives the images that they are of. What was
+    /// unpacked from them is another matter.
+    fn mend(
+        &self,
+        releases: &[(&dyn ImageArchive, &ReleasePins)],
+        which: &dyn Fn(Digest) -> bool,
+        depth: Depth,
+    ) -> Result<Vec<Digest>, DockerError> {
+        let Store::Containerd(store) = self.store()? else { return Ok(Vec::new()) };
+        let mut mended = Vec::new();
+        for (source, release) in releases {
+            let images = release.images().map(|(_, image)| image).filter(|image| which(image.config));
+            mended.extend(store.mend(*source, &images.collect::<Vec<_>>(), depth)?);
+        }
+        Ok(mended)
+    }
+
+    /// Removes every image that stands on a damaged layer; gives their config digests.
     fn remove_damaged(
         &self,
         bad: &[(&PinnedImage, &Verdict)],
@@ -76,22 +114,22 @@ impl Docker {
         }
         let images = self.observe_images()?;
         let mut doomed: BTreeSet<Digest> = BTreeSet::new();
-        for id in images.keys().copied() {
-            let layers = self.layers_of(id)?.unwrap_or_default();
+        for (config, image) in &images {
+            let layers = self.layers_of(image.id)?.unwrap_or_default();
             let damaged = chains(layers.iter().copied())
                 .into_iter()
                 .zip(layers)
                 .find(|(chain, _)| damaged_chains.contains(chain));
             let Some((_, layer)) = damaged else {
-                if damaged_ids.contains(&id) {
-                    doomed.insert(id);
+                if damaged_ids.contains(config) {
+                    doomed.insert(*config);
                 }
                 continue;
             };
-            if !pinned.iter().any(|image| image.config == id) {
-                return Err(DockerError::Foreign { layer, image: id });
+            if !pinned.iter().any(|pinned| pinned.config == *config) {
+                return Err(DockerError::Foreign { layer, image: *config });
             }
-            doomed.insert(id);
+            doomed.insert(*config);
         }
         let containers: Vec<_> = self
             .observe_containers()?
@@ -105,9 +143,8 @@ impl Docker {
         for container in &containers {
             self.remove_container(container)?;
         }
-        for id in &doomed {
-            let tags = images.get(id).map(|image| image.tags.as_slice()).unwrap_or_default();
-            self.remove_image(*id, tags)?;
+        for image in doomed.iter().filter_map(|config| images.get(config)) {
+            self.remove_image(image.id, &image.tags)?;
         }
         Ok(doomed)
     }

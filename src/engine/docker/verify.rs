@@ -10,10 +10,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Digest, PinnedImage, Progress};
+use crate::model::{Digest, PinnedImage, PinnedLayer, Progress};
 
-use super::layerdb::{LayerDb, LayerVerdict};
-use super::{Docker, DockerError};
+use super::layerdb::LayerDb;
+use super::stored::{LayerVerdict, ReadBack};
+use super::{Docker, DockerError, Store};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -25,7 +26,7 @@ const LARGEST_MANIFEST: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Its Id is the pinned config digest and every layer reads back as its diff-id.
+    /// It is there by its Id, and every layer reads back as its diff-id.
     Good,
     /// No image of that Id.
     Missing,
@@ -75,25 +76,29 @@ impl Docker {
         images: &[&PinnedImage],
         progress: &dyn Progress,
     ) -> Result<Vec<Verdict>, DockerError> {
-        let storage = self.require_classic_store()?;
         let listed: Vec<Verdict> =
             images.iter().map(|image| self.verify_listing(image)).collect::<Result<_, _>>()?;
-        match LayerDb::open(&storage.data_root, &storage.driver) {
-            Some(db) => verify_in_store(&db, images, listed, progress),
-            None => images
-                .iter()
-                .zip(listed)
-                .map(
-                    |(image, verdict)| {
-                        if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
-                    },
-                )
-                .collect(),
+        let there: Vec<&PinnedImage> = (images.iter().copied().zip(&listed))
+            .filter_map(|(image, verdict)| verdict.is_good().then_some(image))
+            .collect();
+        match self.store()? {
+            Store::Containerd(store) => verify_in_store(&store.look(&there)?, images, listed, progress),
+            Store::Classic(storage) => match LayerDb::open(&storage.data_root, &storage.driver) {
+                Some(db) => verify_in_store(&db, images, listed, progress),
+                None => (images.iter().zip(listed))
+                    .map(
+                        |(image, verdict)| {
+                            if verdict.is_good() { self.verify_by_export(image) } else { Ok(verdict) }
+                        },
+                    )
+                    .collect(),
+            },
         }
     }
 
     fn verify_listing(&self, image: &PinnedImage) -> Result<Verdict, DockerError> {
-        Ok(match self.layers_of(image.config)? {
+        let Some(id) = self.id_of(image.config)? else { return Ok(Verdict::Missing) };
+        Ok(match self.layers_of(id)? {
             None => Verdict::Missing,
             Some(got) if got.iter().eq(image.layers.iter().map(|layer| &layer.diff_id)) => Verdict::Good,
             Some(got) => Verdict::OtherLayers { got },
@@ -103,7 +108,8 @@ impl Docker {
     /// Reads an image back by `docker save`, for stores that cannot be read directly.
     pub fn verify_by_export(&self, image: &PinnedImage) -> Result<Verdict, DockerError> {
         let operation = || format!("exporting container image {}", image.config);
-        let (hashed, sent) = self.export(image.config, hash_members);
+        let Some(id) = self.id_of(image.config)? else { return Ok(Verdict::Missing) };
+        let (hashed, sent) = self.export(id, hash_members);
         if let Err(error) = sent {
             return damage_in(&error)
                 .map(|problem| Verdict::Damaged { layer: None, problem })
@@ -120,24 +126,28 @@ impl Docker {
 
 /// Reads every layer that the images have, each once, on all cores.
 fn verify_in_store(
-    db: &LayerDb,
+    store: &dyn ReadBack,
     images: &[&PinnedImage],
     listed: Vec<Verdict>,
     progress: &dyn Progress,
 ) -> Result<Vec<Verdict>, DockerError> {
-    let mut layers: BTreeMap<Digest, u64> = BTreeMap::new();
+    let mut layers: BTreeMap<Digest, &PinnedLayer> = BTreeMap::new();
     for (image, _) in images.iter().zip(&listed).filter(|(_, verdict)| verdict.is_good()) {
-        layers.extend(image.chains().into_iter().zip(image.layers.iter().map(|layer| layer.size)));
+        layers.extend(image.chains().into_iter().zip(&image.layers));
     }
-    progress.begin("verifying container images", Some(layers.values().sum()));
+    progress.begin("verifying container images", Some(layers.values().map(|layer| layer.size).sum()));
     let read: BTreeMap<Digest, LayerVerdict> = layers
         .par_iter()
-        .map(|(chain, _)| Ok((*chain, db.read_layer(*chain, progress)?)))
+        .map(|(chain, layer)| Ok((*chain, store.read_layer(layer, *chain, progress)?)))
         .collect::<Result<_, DockerError>>()?;
     let verdicts = images
         .iter()
         .zip(listed)
-        .map(|(image, verdict)| if verdict.is_good() { judge_stored(db, image, &read) } else { Ok(verdict) })
+        .map(
+            |(image, verdict)| {
+                if verdict.is_good() { judge_stored(store, image, &read) } else { Ok(verdict) }
+            },
+        )
         .collect::<Result<Vec<_>, _>>()?;
     let good = verdicts.iter().filter(|verdict| verdict.is_good()).count();
     progress.end(&format!("{good} of {} good, {} layers read", verdicts.len(), read.len()));
@@ -145,15 +155,13 @@ fn verify_in_store(
 }
 
 fn judge_stored(
-    db: &LayerDb,
+    store: &dyn ReadBack,
     image: &PinnedImage,
     read: &BTreeMap<Digest, LayerVerdict>,
 ) -> Result<Verdict, DockerError> {
     let damaged = |layer, problem| Ok(Verdict::Damaged { layer, problem });
-    match db.read_config(image.config)? {
-        LayerVerdict::Content(got) if got == image.config => {}
-        LayerVerdict::Content(got) => return damaged(None, format!("its config reads back as {got}")),
-        LayerVerdict::Broken(problem) => return damaged(None, problem),
+    if let Some(problem) = store.problem_of(image)? {
+        return damaged(None, problem);
     }
     for (layer, chain) in image.layers.iter().zip(image.chains()) {
         match read.get(&chain) {

@@ -27,6 +27,13 @@ pub const KIND_LINK: u32 = 0o120_000;
 /// A directory.
 pub const KIND_DIRECTORY: u32 = 0o040_000;
 
+/// Mode bits that can be changed.
+const PERMISSIONS: u32 = 0o7777;
+/// The mode of every link: Linux knows no other.
+const LINK_MODE: u32 = 0o120_777;
+/// To chown(2) this owner means: as it is.
+const NO_ONE: u32 = u32::MAX;
+
 const XATTRS: &str = "a(ayay)";
 const FILE_HEADER: &str = "(uuuusa(ayay))";
 const ARCHIVE_HEADER: &str = "(tuuuusa(ayay))";
@@ -95,6 +102,10 @@ impl FileHeader {
     pub fn read(stream: &mut dyn Read) -> io::Result<(Self, Vec<u8>)> {
         let (bytes, variant) = read_size_prefixed(stream, FILE_HEADER)?;
         let header = Self::from_fields(&variant, 0).map_err(into_io)?;
+        if header.stream_prefix() != bytes {
+            // A device number, say: the checksum would be that of bytes that no repo keeps.
+            return Err(into_io(Malformed("header with more than a repo keeps".into())));
+        }
         Ok((header, bytes))
     }
 
@@ -115,10 +126,28 @@ impl FileHeader {
             target: field::<String>(variant, first + 4)?,
             xattrs: parse_xattrs(&variant.child_value(first + 5))?,
         };
-        match header.mode & KIND_MASK {
-            KIND_LINK if !header.target.is_empty() => Ok(header),
-            KIND_REGULAR if header.target.is_empty() => Ok(header),
-            _ => malformed(format!("mode {:o} with link target {:?}", header.mode, header.target)),
+        header.require_keepable()?;
+        Ok(header)
+    }
+
+    /// Refuses what a file cannot be given: written and read again, it would no longer be what its checksum says.
+    fn require_keepable(&self) -> Result<(), Malformed> {
+        let Self { uid, gid, mode, target, xattrs } = self;
+        let fits = match mode & KIND_MASK {
+            KIND_LINK => *mode == LINK_MODE && !target.is_empty(),
+            KIND_REGULAR => mode & !(KIND_MASK | PERMISSIONS) == 0 && target.is_empty(),
+            _ => false,
+        };
+        if !fits {
+            return malformed(format!("mode {mode:o} with link target {target:?}"));
+        }
+        if *uid == NO_ONE || *gid == NO_ONE {
+            return malformed(format!("owner {uid}:{gid}"));
+        }
+        if xattrs.is_sorted_by(|(one, _), (next, _)| one < next) {
+            Ok(())
+        } else {
+            malformed("xattrs that are not in order, or twice")
         }
     }
 }
@@ -438,8 +467,22 @@ mod tests {
 
     #[test]
     fn refuses_headers_that_lie() {
-        let device = FileHeader { mode: 0o060_644, ..header() };
-        assert!(FileHeader::read(&mut device.stream_prefix().as_slice()).is_err());
+        let twice = vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.a".to_vec(), b"2".to_vec())];
+        let lies = [
+            ("a device", FileHeader { mode: 0o060_644, ..header() }),
+            ("bits beyond a mode", FileHeader { mode: 0o1_104_755, ..header() }),
+            ("a link with permissions", FileHeader { mode: 0o120_644, target: "x".into(), ..header() }),
+            ("no owner", FileHeader { uid: u32::MAX, ..header() }),
+            ("no group", FileHeader { gid: u32::MAX, ..header() }),
+            ("an xattr twice", FileHeader { xattrs: twice, ..header() }),
+        ];
+        for (what, header) in lies {
+            assert!(FileHeader::read(&mut header.stream_prefix().as_slice()).is_err(), "{what}");
+            assert!(FileHeader::read_archive(&mut header.archive_prefix(7).as_slice()).is_err(), "{what}");
+        }
+        let mut with_device_number = header().stream_prefix();
+        with_device_number[8 + 15] = 1;
+        assert!(FileHeader::read(&mut with_device_number.as_slice()).is_err());
         assert!(FileHeader::read(&mut [0xff; 64].as_slice()).is_err());
         assert!(FileHeader::read(&mut [0; 3].as_slice()).is_err());
     }

@@ -166,4 +166,21 @@ mod tests {
         assert_eq!(Repo::create(&path, Mode::Archive).unwrap().mode(), Mode::Archive);
         assert!(matches!(Repo::create(&path, Mode::Bare), Err(RepoError::Mode { .. })));
     }
+
+    #[test]
+    fn a_link_with_content_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("bare", Mode::Bare), ("archive", Mode::Archive)] {
+            let repo = Repo::create(&dir.path().join(name), mode).unwrap();
+            let staging = Staging::open(&repo, DEFAULT_DEFLATE_LEVEL).unwrap();
+            let batch = staging.batch("one").unwrap().unwrap();
+            let (uid, gid) = (0, 0);
+            let link = gvariant::FileHeader { uid, gid, mode: 0o120_777, target: "x".into(), xattrs: vec![] };
+            let prefix = link.stream_prefix();
+            let digest = crate::model::Digest::of(&[prefix.as_slice(), b"more"].concat());
+            let content = Content { header: &link, stream: &mut b"more".as_slice(), size: 4 };
+            let refused = batch.write_file(digest, &prefix, content);
+            assert!(matches!(refused, Err(RepoError::Damaged { .. })), "{refused:?}");
+        }
+    }
 }

@@ -223,6 +223,11 @@ impl Batch<'_> {
         mut content: Content<'_>,
     ) -> Result<(), RepoError> {
         let object = ObjectName::new(ObjectKind::File, digest);
+        if content.header.is_link() && content.size > 0 {
+            // It would count for the checksum, and no repo would keep it.
+            let got = format!("a link with {} bytes of content", content.size);
+            return Err(RepoError::Damaged { object, got });
+        }
         let path = self.path_of(&object);
         let mut hasher = check.map(|prefix| Sha256::new().chain_update(prefix));
         let written = match self.staging.repo.mode() {

@@ -23,7 +23,7 @@ const COMPARE_LEVEL: i32 = 1;
 /// Contents whose sizes differ by more than this factor have little in common.
 const SIZE_FACTOR: u64 = 8;
 
-/// A file object as a difference: the payload of a record of kind 5.
+/// A file object as a difference: the payload of a record of kind 6.
 pub struct Difference {
     /// The payload.
     pub payload: Vec<u8>,

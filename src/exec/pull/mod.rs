@@ -25,6 +25,7 @@ use crate::model::{Commit, ObjectName, Progress};
 
 pub use error::PullError;
 use remote::Remote;
+pub use shards::{ShardError, take_shard};
 
 /// What to pull, and from where.
 #[derive(Debug, Clone)]

@@ -26,7 +26,7 @@ use crate::exec::budget::Budget;
 use crate::model::causes::in_one_line;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
 use crate::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
-use crate::pack::patch::{PatchReader, Pieces, apply_bytes};
+use crate::pack::patch::{PatchReader, Pieces, Sums, apply_bytes};
 use crate::pack::record::{Record, RecordKind, RecordReader};
 
 use super::remote::Remote;
@@ -46,7 +46,8 @@ const DIFFERENCES_MEMORY: u64 = 96 << 20;
 const CHUNK: usize = 128 << 10;
 
 /// Why a shard was not taken.
-enum ShardError {
+#[derive(Debug)]
+pub enum ShardError {
     /// Its content is wrong, or it is not there: objects by themselves will do.
     Refused(String),
     /// The connection was lost.
@@ -96,12 +97,7 @@ pub fn pull_pack(
         received: AtomicU64::new(0),
         objects: AtomicU64::new(0),
         shards: AtomicU64::new(0),
-        taker: Taker {
-            repo,
-            memory: Budget::new(DIFFERENCES_MEMORY),
-            differences: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        },
+        taker: Taker::new(repo),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -139,6 +135,19 @@ pub fn pull_pack(
         }),
         Some(ShardError::Repo(source)) => Err(source.into()),
     }
+}
+
+/// Takes a shard that is here already: what a pull does with each that it receives, its digest aside. Gives how many objects
+/// were written.
+pub fn take_shard(
+    staging: &Staging,
+    shard: &Shard,
+    compressed: &mut impl io::BufRead,
+) -> Result<u64, ShardError> {
+    let Some(batch) = staging.batch(&shard.digest.hex()).map_err(ShardError::Repo)? else { return Ok(0) };
+    let objects = unpack(shard, compressed, &batch, &Taker::new(staging.repo()))?;
+    batch.finish().map_err(ShardError::Repo)?;
+    Ok(objects)
 }
 
 /// Forgets which shards of a commit came: it is complete.
@@ -344,7 +353,12 @@ struct Taker<'t> {
     failed: AtomicU64,
 }
 
-impl Taker<'_> {
+impl<'t> Taker<'t> {
+    fn new(repo: &'t Repo) -> Self {
+        let memory = Budget::new(DIFFERENCES_MEMORY);
+        Self { repo, memory, differences: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    }
+
     /// Writes the record's object into the batch, out of `room` bytes. False: it has to come another way.
     fn take<R: Read>(
         &self,
@@ -353,16 +367,16 @@ impl Taker<'_> {
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        let (kind, is_difference) = match record.kind {
-            RecordKind::Object(kind) => (kind, false),
-            RecordKind::FilePatch => (ObjectKind::File, true),
+        let (kind, difference) = match record.kind {
+            RecordKind::Object(kind) => (kind, None),
+            RecordKind::FilePatch(sums) => (ObjectKind::File, Some(sums)),
         };
         let object = ObjectName::new(kind, record.digest);
         if self.repo.has(&object) {
             return Ok(true);
         }
-        if is_difference {
-            return self.take_difference(object, records, batch, room);
+        if let Some(sums) = difference {
+            return self.take_difference(object, sums, records, batch, room);
         }
         let receiving = |source| RepoError::Source { object, source };
         *room = room.checked_sub(record.length).ok_or_else(|| receiving(too_much()))?;
@@ -381,11 +395,12 @@ impl Taker<'_> {
     fn take_difference<R: Read>(
         &self,
         object: ObjectName,
+        sums: Sums,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
     ) -> Result<bool, RepoError> {
-        match self.apply(object, records, batch, room) {
+        match self.apply(object, sums, records, batch, room) {
             Ok(()) => {
                 self.differences.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
@@ -403,6 +418,7 @@ impl Taker<'_> {
     fn apply<R: Read>(
         &self,
         object: ObjectName,
+        sums: Sums,
         records: &mut RecordReader<R>,
         batch: &Batch<'_>,
         room: &mut u64,
@@ -424,7 +440,7 @@ impl Taker<'_> {
         })?;
         let _memory = self.memory.lend(apply_bytes(older.size, size));
         let pieces = Pieces::new(older.content, older.size);
-        let mut stream = PatchReader::new(records, pieces, size);
+        let mut stream = PatchReader::new(sums, records, pieces, size);
         batch.write_file(object.digest, &prefix, Content { header: &header, stream: &mut stream, size })
     }
 }

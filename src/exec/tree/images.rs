@@ -167,7 +167,13 @@ impl<'a> Images<'a> {
                 let mut source = self.open(name, &image.at(locked.manifest), *insecure)?;
                 self.add(name, &wanted.reference, &mut source)?
             }
-            Origin::Docker(_) => self.save(&self.docker(name)?, name, &wanted.reference, locked.config)?,
+            Origin::Docker(_) => {
+                let docker = self.docker(name)?;
+                // Either digest may be its Id, see `save`.
+                let is_there = |id: &Digest| docker.resolve(&id.to_string()).is_ok();
+                let id = [locked.config, locked.manifest].into_iter().find(is_there);
+                self.save(&docker, name, &wanted.reference, id.unwrap_or(locked.config))?
+            }
             Origin::Recipe(_) | Origin::Files { .. } => self.read(name, wanted)?,
         };
         for (expected, got) in [(locked.config, got.config), (locked.manifest, got.manifest)] {
