@@ -12,6 +12,7 @@
 
 mod error;
 mod objects;
+mod records;
 mod remote;
 mod shards;
 
