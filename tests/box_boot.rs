@@ -67,10 +67,28 @@ fn a_disk_image_comes_up_by_dhcp_and_lets_its_key_in() {
 
     let began = Instant::now();
     let rot = |name: &str| ssh.text(&format!("cat /run/rot/{name}"));
-    let mut send = ssh.command("cat >/run/rot.sh").stdin(Stdio::piped()).spawn().unwrap();
-    send.stdin.take().unwrap().write_all(include_bytes!("support/rot.sh")).unwrap();
-    assert!(send.wait().unwrap().success());
-    ssh.text("systemd-run --unit=rot sh /run/rot.sh").unwrap();
+    let running = |service: &Value| service["running"] == service["expected"];
+    let services = poll(BOOT, || {
+        let status = ssh
+            .text("rackstep status --json")
+            .ok()
+            .and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let services = status.and_then(|status| status["services"].as_array().cloned()).unwrap_or_default();
+        Ok::<_, MachineError>(
+            (!services.is_empty() && services.iter().all(running)).then_some(services.len()),
+        )
+    });
+    println!("services: {:?} after {} s more", services.unwrap().unwrap(), began.elapsed().as_secs());
+
+    // The release may be older than the program that is tested.
+    let program = dir.path().join("rackstep");
+    let stripped =
+        Command::new("strip").args(["-o"]).arg(&program).arg(env!("CARGO_BIN_EXE_rackstep")).status();
+    assert!(stripped.unwrap().success());
+    send(&ssh, &std::fs::read(&program).unwrap(), "/var/tmp/rackstep-tested");
+    send(&ssh, include_bytes!("support/rot.sh"), "/run/rot.sh");
+    let began = Instant::now();
+    ssh.text("systemd-run --unit=rot sh /run/rot.sh /var/tmp/rackstep-tested").unwrap();
     let done = poll(ROT, || Ok::<_, MachineError>(rot("done").ok())).unwrap();
     assert!(done.is_some(), "the machine did not come back");
     let step = |name: &str| -> Value { serde_json::from_str(&rot(name).unwrap()).unwrap() };
@@ -95,6 +113,14 @@ fn a_disk_image_comes_up_by_dhcp_and_lets_its_key_in() {
     assert_eq!(mended["code"], 0, "{mended}");
     assert!(mended["answer"]["mended"]["images_replaced"].as_u64().unwrap() >= 1, "{mended}");
     println!("{found}\n{mended}");
+}
+
+/// Writes a file on the machine that can be run.
+fn send(ssh: &Ssh<'_>, bytes: &[u8], path: &str) {
+    let mut command = ssh.command(&format!("cat >{path} && chmod 755 {path}"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 /// Reading a release four times, emulated.

@@ -25,7 +25,7 @@ step() {
   printf '{"code": %s, "answer": %s}\n' "$code" "$(cat "$seen/answer")"
 }
 
-ip -o route >"$seen/routes"
+ip -o -4 route show default >"$seen/routes"
 file=$(largest /ostree/deploy/rackstep/deploy/*/usr/lib/rackstep/images/layers/*/root)
 echo "$file" >"$seen/file"
 sha256sum "$file" >"$seen/sum"
