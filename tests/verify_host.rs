@@ -119,6 +119,19 @@ fn a_byte_flipped_in_the_repo_and_one_in_docker_are_mended_without_network() {
     assert_eq!(fs::read(&file).unwrap(), good);
     world.assert_whole();
 
+    // The boot loader's copy of a kernel.
+    let kernel = walkdir::WalkDir::new(world.host.sysroot.join("boot/ostree"))
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmlinuz-"))
+        .unwrap();
+    let good = fs::read(&kernel).unwrap();
+    flip(&kernel);
+    world.verify(&[]).failed_with(3, &["1 files and 0 container images"]);
+    world.verify(&["--repair"]).succeeded();
+    assert_eq!(fs::read(&kernel).unwrap(), good);
+    world.assert_whole();
+
     // (b) a layer in Docker's store.
     let stored = world.host.docker.stored_files("base");
     flip(&stored[0]);

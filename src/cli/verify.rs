@@ -266,7 +266,12 @@ fn bad_files(files: &FilesReport) -> Vec<BadFile> {
         problem: if link.missing { "not in the checkout" } else { "the checkout has another file" }
             .to_owned(),
     });
-    objects.chain(links).collect()
+    let boot = files.boot.iter().map(|boot| BadFile {
+        path: boot.copy.display().to_string(),
+        object: boot.original.display().to_string(),
+        problem: "the boot loader has another file".to_owned(),
+    });
+    objects.chain(links).chain(boot).collect()
 }
 
 fn answer(seen: &Seen, mended: Option<Mended>) -> Answer {

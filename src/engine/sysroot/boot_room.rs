@@ -1,7 +1,7 @@
-//! Room for one more kernel beside those that boot now.
+//! Kernels in /boot: room for one more beside those that boot now, and which copy is whose.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What libostree copies from `usr/lib/modules/KVER` to /boot.
 const COPIED: [&str; 2] = ["vmlinuz", "initramfs.img"];
@@ -22,6 +22,32 @@ pub(super) fn require(boot: &Path, checkout: &Path) -> Result<(), Short> {
     let free = stat.f_bavail * stat.f_frsize;
     let needed = kernel_bytes(checkout) + ROOM_FOR_ENTRIES;
     if needed <= free { Ok(()) } else { Err(Short { needed, free }) }
+}
+
+/// A file that the boot loader reads, and the file of a checkout that libostree copied it from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootCopy {
+    /// Below /boot.
+    pub copy: PathBuf,
+    /// In the checkout.
+    pub original: PathBuf,
+}
+
+/// The copies of the kernel of the tree at `checkout` below `dir`, named as libostree names them (`ostree-sysroot-deploy.c`).
+pub(super) fn copies(dir: &Path, checkout: &Path) -> Vec<BootCopy> {
+    let versions = fs::read_dir(checkout.join("usr/lib/modules")).into_iter().flatten().flatten();
+    let of_version = |version: fs::DirEntry| {
+        let name = version.file_name();
+        let name = name.to_string_lossy();
+        [format!("vmlinuz-{name}"), format!("initramfs-{name}.img")]
+            .map(|copy| dir.join(copy))
+            .into_iter()
+            .zip(COPIED.map(|original| version.path().join(original)))
+            .map(|(copy, original)| BootCopy { copy, original })
+            .filter(|both| both.original.exists())
+            .collect::<Vec<_>>()
+    };
+    versions.flat_map(of_version).collect()
 }
 
 fn kernel_bytes(checkout: &Path) -> u64 {

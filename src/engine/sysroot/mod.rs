@@ -22,6 +22,7 @@ use crate::engine::docker::VerifiedPins;
 use crate::model::deployment::Role;
 use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref};
 
+pub use boot_room::BootCopy;
 pub use lock::LockError;
 
 /// The stateroot of every host of ours.
@@ -225,6 +226,20 @@ impl Sysroot {
             });
         }
         Ok(deployments)
+    }
+
+    /// What the boot loader reads of every deployment, with where it was copied from.
+    pub fn boot_copies(&self) -> Vec<BootCopy> {
+        let mut copies: Vec<BootCopy> = Vec::new();
+        for raw in self.inner.deployments().iter().filter(|raw| !raw.is_staged()) {
+            let dir = format!("boot/ostree/{}-{}", raw.osname(), raw.bootcsum());
+            let checkout = self.path.join(self.inner.deployment_dirpath(raw).as_str());
+            copies.extend(boot_room::copies(&self.path.join(dir), &checkout));
+        }
+        // Deployments of one kernel share its copy.
+        copies.sort_by(|one, other| one.copy.cmp(&other.copy));
+        copies.dedup_by(|one, other| one.copy == other.copy);
+        copies
     }
 
     /// The deployment whose /etc and kernel arguments the next one takes over: its commit and its arguments.

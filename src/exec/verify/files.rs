@@ -1,20 +1,21 @@
-//! Reads every file of every deployment: its objects in the repo, and that its checkout is made of them.
+//! Reads every file of every deployment: its objects in the repo, that its checkout is made of them, and what of it is in /boot.
 //!
 //! A checkout's files are hard links to the repo's objects, so what was read under one name need not be read under the
 //! other; only what stands apart is (libostree copies empty files, and mending makes new objects).
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::VerifyHostError;
 use crate::engine::repo::check::{Condition, digest_of, open_checkout_file};
 use crate::engine::repo::{Repo, RepoError};
-use crate::engine::sysroot::Sysroot;
+use crate::engine::sysroot::{BootCopy, Sysroot};
+use crate::image::stream::HashingWriter;
 use crate::model::{Commit, Deployment, Digest, ObjectKind, ObjectName, Progress};
 
 /// An object of the repo that is not what its name says.
@@ -50,12 +51,14 @@ pub struct FilesReport {
     pub bad: Vec<BadObject>,
     /// Files of checkouts that are bad beside that.
     pub links: Vec<BadLink>,
+    /// Kernels and initramfs in /boot that are not those of their checkouts.
+    pub boot: Vec<BootCopy>,
 }
 
 impl FilesReport {
     /// How many things are wrong.
     pub fn faults(&self) -> usize {
-        self.bad.len() + self.links.len()
+        self.bad.len() + self.links.len() + self.boot.len()
     }
 }
 
@@ -108,6 +111,15 @@ impl<'a> HostFiles<'a> {
         Ok(files)
     }
 
+    /// What the boot loader would read and is not what the checkout has.
+    pub fn bad_boot_copies(&self) -> Result<Vec<BootCopy>, VerifyHostError> {
+        let judge = |both: BootCopy| match (content_of(&both.copy), content_of(&both.original)) {
+            (Ok(copy), Ok(original)) => (copy != original).then_some(Ok(both)),
+            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+        };
+        self.sysroot.boot_copies().into_par_iter().filter_map(judge).collect()
+    }
+
     /// Every file of a checkout that is not the object that it should be; objects themselves are not looked into.
     pub fn bad_links(&self) -> Result<Vec<BadLink>, VerifyHostError> {
         let mut objects: HashMap<Digest, Option<(u64, u64)>> = HashMap::new();
@@ -124,6 +136,19 @@ impl<'a> HostFiles<'a> {
         })?;
         apart.into_par_iter().filter_map(|(file, digest)| judge(file, digest).transpose()).collect()
     }
+}
+
+/// Digest of the content alone; none if there is nothing.
+fn content_of(path: &Path) -> Result<Option<Digest>, VerifyHostError> {
+    let read = |source| VerifyHostError::Read { path: path.to_owned(), source };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(read(error)),
+    };
+    let mut hasher = HashingWriter::new(io::sink());
+    io::copy(&mut file, &mut hasher).map_err(read)?;
+    Ok(Some(hasher.finish().0))
 }
 
 fn judge(file: PathBuf, object: Digest) -> Result<Option<BadLink>, VerifyHostError> {
@@ -156,7 +181,8 @@ pub fn verify_files(sysroot: &Sysroot, progress: &dyn Progress) -> Result<FilesR
         })
         .collect::<Result<Vec<_>, RepoError>>()?;
     let links = host.bad_links()?;
-    let report = FilesReport { objects: objects.len(), bytes, bad, links };
+    let boot = host.bad_boot_copies()?;
+    let report = FilesReport { objects: objects.len(), bytes, bad, links, boot };
     progress.end(&format!("{} objects read, {} faults", report.objects, report.faults()));
     Ok(report)
 }

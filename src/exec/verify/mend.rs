@@ -3,12 +3,12 @@
 //! 1. Another copy on this disk: a file of a checkout that no longer is the object's hard link;
 //! 2. for files of container images: Docker's copy, taken apart as compose took it apart. No network;
 //! 3. the network, for what has no second copy here;
-//! 4. every checkout gets hard links to the new objects, one rename at a time.
+//! 4. every checkout gets hard links to the new objects, and /boot new copies of its kernels, one rename at a time.
 //!
 //! Nothing is written under an object's name before its digest is right: a source that lies, or rotted itself, mends nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use super::{PinnedDeployment, VerifyHostError};
 use crate::engine::docker::Docker;
 use crate::engine::repo::check::{Condition, open_checkout_file};
 use crate::engine::repo::{Batch, Content, DEFAULT_DEFLATE_LEVEL, FileObject, RepoError, Staging};
-use crate::engine::sysroot::Sysroot;
+use crate::engine::sysroot::{BootCopy, Sysroot};
 use crate::exec::pull::{PullRequest, pull_again};
 use crate::exec::upgrade::trusted_keys;
 use crate::image::store::ImageStore;
@@ -39,7 +39,7 @@ pub struct MendedFiles {
     pub from_docker: usize,
     /// Objects from the repo over the network.
     pub fetched: usize,
-    /// Files of checkouts that became what they should be.
+    /// Files of checkouts and of /boot that became what they should be.
     pub linked: usize,
     /// Why the network did not help, if it was needed.
     pub no_network: Option<String>,
@@ -79,6 +79,10 @@ pub fn repair_files(
                 .map_err(|source| VerifyHostError::Read { path: file, source })?;
             mended.linked += 1;
         }
+    }
+    for BootCopy { copy, original } in host.bad_boot_copies()? {
+        copy_over(&original, &copy).map_err(|source| VerifyHostError::Read { path: copy, source })?;
+        mended.linked += 1;
     }
     rustix::fs::sync();
     progress.end("");
@@ -225,6 +229,18 @@ fn fetch(
 
 /// Makes `file` a name of `object`, at once.
 fn link(object: &Path, file: &Path) -> io::Result<()> {
+    replace(file, |new| fs::hard_link(object, new))
+}
+
+/// Makes `file` a copy of `original`, at once.
+fn copy_over(original: &Path, file: &Path) -> io::Result<()> {
+    replace(file, |new| {
+        fs::copy(original, new)?;
+        File::open(new)?.sync_all()
+    })
+}
+
+fn replace(file: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(NEW);
     let new = PathBuf::from(name);
@@ -236,6 +252,6 @@ fn link(object: &Path, file: &Path) -> io::Result<()> {
     if let Some(parent) = file.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::hard_link(object, &new)?;
+    make(&new)?;
     fs::rename(&new, file)
 }
