@@ -54,7 +54,7 @@ fn vagrant_brings_a_cluster_up_and_both_machines_are_upgraded() {
 
     story.timed("vagrant up", || project.vagrant(&["up"]));
     for name in MACHINES {
-        let status = project.status(name).unwrap();
+        let status = project.wait_for_status(name);
         assert_eq!(booted(&status), first.commit, "{name}");
         assert_eq!(project.ssh(name, "hostname").unwrap().trim(), name);
         // Everybody's key is taken away at the first start.
@@ -152,6 +152,16 @@ impl<'l> Project<'l> {
     fn status(&self, name: &str) -> Result<Status, String> {
         let text = self.ssh(name, "rackstep status --json")?;
         serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    }
+
+    /// The status, from a machine that may be too busy to answer at once: `vagrant ssh` has ended there without a word.
+    fn wait_for_status(&self, name: &str) -> Status {
+        let mut last = String::new();
+        let found = poll(SERVICES, || -> Result<_, std::convert::Infallible> {
+            Ok(self.status(name).map_err(|error| last = error).ok())
+        });
+        let Ok(found) = found;
+        found.unwrap_or_else(|| panic!("{name} says nothing: {last}"))
     }
 
     /// Waits until each machine has booted `release`, and every container runs the image that it pins.
