@@ -270,7 +270,7 @@ fn machines_get_their_addresses_and_know_each_other() {
         let leased = format!("leased {} mask 24 router 10.90.0.1 names 10.90.0.1", machine.address);
         assert!(read().contains(&leased), "{}", read());
         let known = read().lines().find(|line| line.starts_with("known: ")).unwrap().to_owned();
-        assert!(known.contains("Address: 10.90.0.11") && !known.contains("can't find"), "{known}");
+        assert!(known.contains("Address: 10.90.0.11"), "{known}");
         network.wait_for_port(&machine.address.to_string(), 8000, SOON).unwrap();
     }
     drop(lock);

@@ -111,9 +111,6 @@ pub fn render_cluster_dnsmasq(
         "bind-interfaces".to_owned(),
         "no-hosts".to_owned(),
         "no-resolv".to_owned(),
-        "# Nobody else is asked for a bare name: that it has no IPv6 address is an answer, not a refusal."
-            .to_owned(),
-        "local=//".to_owned(),
         "# The cluster's directory is root's alone.".to_owned(),
         "user=root".to_owned(),
         format!("pid-file={}", files.pid.display()),
