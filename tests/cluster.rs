@@ -1,5 +1,6 @@
 //! `rackstep cluster` with QEMU's machines, network namespaces and the installer's disks; the release of the tests boots to
-//! nothing, so the machines are asked for no more than to be on. With a real release: `tests/cluster_real.rs`.
+//! nothing, so the machines are asked for no more than to be on, or start from a kernel and a shell script. With a real
+//! release: `tests/cluster_real.rs`.
 //!
 //! Needs root, and what `tests/install_disk.rs` needs.
 
@@ -10,7 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use rackstep::engine::machine::poll;
+use rackstep::engine::machine::{Boot, Network, poll, tiny};
+use rackstep::exec::cluster::observe::observe;
+use rackstep::exec::cluster::up::{Request, Until, up};
+use rackstep::exec::cluster::{Home, Watcher};
+use rackstep::manifest::SourceText;
+use rackstep::manifest::cluster::parse_cluster;
+use rackstep::model::cluster::ClusterRelease;
+use rackstep::plan::cluster::plan_up;
 use serde_json::Value;
 
 #[path = "support/installable.rs"]
@@ -18,8 +26,8 @@ mod installable;
 
 use installable::{RELEASE, run, stderr};
 
-/// A disk of the small release on a busy machine, and QEMU's start.
-const SOON: Duration = Duration::from_secs(180);
+/// A disk of the small release, or a bare kernel, on a machine that is busy with other things.
+const SOON: Duration = Duration::from_secs(600);
 
 /// A cluster file and a directory for state; what runs of it ends with the test.
 struct Cluster {
@@ -188,6 +196,86 @@ fn an_interruption_takes_back_what_this_up_made_and_no_more() {
     assert_eq!(cluster.pid("control"), Some(control));
     assert!(!cluster.home().join("machines/compute-2").exists());
     assert_eq!(cluster.powers(), [power("control", "on"), power("compute-1", "on")]);
+}
+
+/// What the machines of the next test do: they take what DHCP gives, and tell what they were given and whom they know.
+const INIT: &str = r#"
+ip link set lo up; ip link set eth0 up
+printf '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip address add $ip/$mask dev eth0; ip route add default via $router\n' >/lease
+echo 'echo leased $ip mask $mask router $router names $dns' >>/lease
+chmod +x /lease
+udhcpc -i eth0 -s /lease -q -t 30 -T 1 </dev/null
+echo known: $(nslookup control 10.90.0.1)
+httpd -p 8000 -h /etc
+echo machine is ready
+read line
+"#;
+
+#[derive(Debug)]
+struct Quiet;
+
+impl Watcher for Quiet {
+    fn tell(&self, _machine: &str, _what: &str) {}
+    fn end(&self, _machine: &str, _what: &str) {}
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn machines_get_their_addresses_and_know_each_other() {
+    let cluster = Cluster::new("tiny");
+    cluster.write(1);
+    let kernel = tiny::kernel().unwrap();
+    let initramfs = cluster.dir.path().join("initramfs");
+    tiny::initramfs(&kernel, "/init", INIT, &initramfs).unwrap();
+    let arguments = "console=ttyS0 quiet panic=-1 no_timer_check".to_owned();
+
+    let text = fs::read_to_string(cluster.file()).unwrap();
+    let wanted = parse_cluster(&SourceText::new("cluster.yaml", text), "").unwrap();
+    let release = ClusterRelease {
+        repo: RELEASE.repo.clone(),
+        commit: RELEASE.commit.parse().unwrap(),
+        version: None,
+        follows: "rackstep/x86_64/test".parse().unwrap(),
+    };
+    let home = Home::new(&cluster.dir.path().join("rackstep/clusters"), &cluster.name);
+    let lock = home.lock_or_make().unwrap();
+    let plan = plan_up(&wanted, Some(&release), &observe(&home, None).unwrap()).unwrap();
+    let request = Request {
+        home: &home,
+        lock: &lock,
+        file: &cluster.file(),
+        cluster: &wanted,
+        plan: &plan,
+        release: Some(&release),
+        boot: Boot::Kernel { kernel: kernel.vmlinuz, initramfs, arguments },
+        until: Until::Power,
+        bound: SOON,
+    };
+    let make_base = |_: &ClusterRelease, _: &str, path: &Path| {
+        fs::File::create(path).unwrap().set_len(1 << 20).unwrap();
+        Ok(())
+    };
+    up(&request, &make_base, &Quiet).unwrap();
+
+    let network = Network::open(&home.network_name()).unwrap();
+    for machine in &wanted.machines {
+        let console = home.machine_dir(&machine.name).join("console.log");
+        let read = || fs::read_to_string(&console).unwrap_or_default();
+        let ready = poll(SOON, || {
+            Ok::<_, std::convert::Infallible>(read().contains("machine is ready").then_some(()))
+        });
+        assert!(ready.unwrap().is_some(), "{}", read());
+        let leased = format!("leased {} mask 24 router 10.90.0.1 names 10.90.0.1", machine.address);
+        assert!(read().contains(&leased), "{}", read());
+        let known = read().lines().find(|line| line.starts_with("known: ")).unwrap().to_owned();
+        assert!(known.contains("Address: 10.90.0.11"), "{known}");
+        network.wait_for_port(&machine.address.to_string(), 8000, SOON).unwrap();
+    }
+    drop(lock);
+    run(&mut cluster.rackstep("down", &[]));
+    assert!(cluster.is_gone());
 }
 
 #[test]
