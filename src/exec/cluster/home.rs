@@ -173,7 +173,7 @@ mod tests {
         let _lock = home.lock_or_make().unwrap();
         let record = ClusterRecord {
             format: RECORD_FORMAT,
-            file: "/work/cluster.yaml".into(),
+            file: "/srv/dev/cluster.yaml".into(),
             repo: Some("/srv/repo".into()),
             machines: vec![ClusterMachine::new("control".into(), Role::Control, 1, 1024, 1)],
         };
