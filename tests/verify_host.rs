@@ -134,6 +134,15 @@ fn a_byte_flipped_in_the_repo_and_one_in_docker_are_mended_without_network() {
     world.verify(&["--repair"]).succeeded();
     assert_eq!(fs::read(&kernel).unwrap(), good);
     world.assert_whole();
+    // The other way round, the boot loader's copy is the good one: it mends the release, and is not touched.
+    let modules = world.checkout().join("usr/lib/modules");
+    let version = fs::read_dir(&modules).unwrap().next().unwrap().unwrap().path();
+    flip(&version.join("vmlinuz"));
+    let mended = world.verify(&["--repair"]);
+    assert!(mended.succeeded().stdout.contains("1 from other copies"), "{mended}");
+    assert_eq!(fs::read(&kernel).unwrap(), good);
+    assert_eq!(fs::read(version.join("vmlinuz")).unwrap(), good);
+    world.assert_whole();
 
     // (b) a layer in Docker's store.
     let stored = world.host.docker.stored_files("base");

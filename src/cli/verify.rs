@@ -91,12 +91,6 @@ impl Mended {
     }
 }
 
-/// What was seen, before or after mending.
-struct Seen {
-    files: FilesReport,
-    images: Vec<Verified>,
-}
-
 /// Runs the verb. Exit code 3 when something is bad and was not mended.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let host = &arguments.host;
@@ -108,11 +102,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     // Files first: images are mended out of them.
     let (files, no_network) = work.files(&mut mended)?;
     let images = work.images(&mut mended).map_err(|failure| with_reason(failure, no_network.as_deref()))?;
-    let seen = Seen { files, images };
     if arguments.json {
-        print_json(&answer(&seen, arguments.repair.then_some(mended)))?;
+        print_json(&answer(&files, &images, arguments.repair.then_some(mended)))?;
     }
-    let (files, images) = (seen.files.faults(), bad_images(&seen.images));
+    let (files, images) = (files.faults(), bad_images(&images));
     if files + images == 0 {
         return Ok(());
     }
@@ -159,6 +152,7 @@ impl Work<'_> {
                 repair_files(self.sysroot, self.docker, &pinned, &files, config.as_ref(), self.progress)
                     .map_err(|error| self.failed(error))?;
             mended.add(&done);
+            let before = files;
             files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
             self.tell(|| {
                 print_line(&format!(
@@ -167,7 +161,8 @@ impl Work<'_> {
                 ));
                 print_files(&files);
             });
-            if files.faults() == 0 || done.is_nothing() {
+            // A disk that does not keep what is written would go round for ever.
+            if files.faults() == 0 || files == before {
                 return Ok((files, done.no_network));
             }
         }
@@ -266,16 +261,16 @@ fn bad_files(files: &FilesReport) -> Vec<BadFile> {
         problem: if link.missing { "not in the checkout" } else { "the checkout has another file" }
             .to_owned(),
     });
-    let boot = files.boot.iter().map(|boot| BadFile {
-        path: boot.copy.display().to_string(),
-        object: boot.original.display().to_string(),
-        problem: "the boot loader has another file".to_owned(),
+    let boot = files.boot.iter().map(|copy| BadFile {
+        path: copy.file.display().to_string(),
+        object: format!("{}.file", copy.object.hex()),
+        problem: if copy.missing { "not in /boot" } else { "the boot loader has another file" }.to_owned(),
     });
     objects.chain(links).chain(boot).collect()
 }
 
-fn answer(seen: &Seen, mended: Option<Mended>) -> Answer {
-    let releases = seen.images.iter().map(|verified| Release {
+fn answer(files: &FilesReport, images: &[Verified], mended: Option<Mended>) -> Answer {
+    let releases = images.iter().map(|verified| Release {
         release: name_of(&verified.deployment),
         images: verified.images,
         bad_images: verified
@@ -290,9 +285,9 @@ fn answer(seen: &Seen, mended: Option<Mended>) -> Answer {
     });
     Answer {
         format: 1,
-        objects: seen.files.objects,
-        bytes: seen.files.bytes,
-        bad_files: bad_files(&seen.files),
+        objects: files.objects,
+        bytes: files.bytes,
+        bad_files: bad_files(files),
         releases: releases.collect(),
         mended,
     }

@@ -143,6 +143,8 @@ pub fn pull_again(
     let remote = Remote::new(&request.repo_url)?;
     let head = remote.fetch_commit(request.commit, &request.keys)?;
     let staging = Staging::open(repo, DEFAULT_DEFLATE_LEVEL)?;
+    // What a killed process finished is whole, and goes before batches of the same name.
+    staging.publish()?;
     head.write(repo)?;
     let mut report = PullReport::nothing(head.info.clone());
     let pulled = objects::pull_objects(&remote, request.commit, objects, &staging, progress, &mut report);

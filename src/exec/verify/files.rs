@@ -4,7 +4,7 @@
 //! other; only what stands apart is (libostree copies empty files, and mending makes new objects).
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,8 @@ use rayon::prelude::*;
 
 use super::VerifyHostError;
 use crate::engine::repo::check::{Condition, digest_of, open_checkout_file};
-use crate::engine::repo::{Repo, RepoError};
-use crate::engine::sysroot::{BootCopy, Sysroot};
-use crate::image::stream::HashingWriter;
+use crate::engine::repo::{FileObject, Repo, RepoError};
+use crate::engine::sysroot::Sysroot;
 use crate::model::{Commit, Deployment, Digest, ObjectKind, ObjectName, Progress};
 
 /// An object of the repo that is not what its name says.
@@ -29,7 +28,7 @@ pub struct BadObject {
     pub condition: Condition,
 }
 
-/// A file of a checkout that is not the release's.
+/// A file of a checkout, or of /boot, that is not the release's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLink {
     /// Where it is on this machine.
@@ -51,8 +50,8 @@ pub struct FilesReport {
     pub bad: Vec<BadObject>,
     /// Files of checkouts that are bad beside that.
     pub links: Vec<BadLink>,
-    /// Kernels and initramfs in /boot that are not those of their checkouts.
-    pub boot: Vec<BootCopy>,
+    /// Kernels and initramfs in /boot that are not their releases'.
+    pub boot: Vec<BadLink>,
 }
 
 impl FilesReport {
@@ -108,16 +107,39 @@ impl<'a> HostFiles<'a> {
                 files.push(file);
             }
         })?;
+        for (copy, digest) in self.boot_files()? {
+            if let Some(files) = files.get_mut(&digest) {
+                files.push(copy);
+            }
+        }
         Ok(files)
     }
 
-    /// What the boot loader would read and is not what the checkout has.
-    pub fn bad_boot_copies(&self) -> Result<Vec<BootCopy>, VerifyHostError> {
-        let judge = |both: BootCopy| match (content_of(&both.copy), content_of(&both.original)) {
-            (Ok(copy), Ok(original)) => (copy != original).then_some(Ok(both)),
-            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+    /// What the boot loader reads, with the object that each file is a copy of.
+    fn boot_files(&self) -> Result<Vec<(PathBuf, Digest)>, VerifyHostError> {
+        let copies: HashMap<PathBuf, PathBuf> =
+            self.sysroot.boot_copies().into_iter().map(|both| (both.original, both.copy)).collect();
+        let mut files = Vec::new();
+        self.each_file(&mut |file, digest| {
+            if let Some(copy) = copies.get(&file) {
+                files.push((copy.clone(), digest));
+            }
+        })?;
+        Ok(files)
+    }
+
+    /// Every file that the boot loader reads and that has not the content of its object. Owner and mode may differ there.
+    pub fn bad_boot_files(&self) -> Result<Vec<BadLink>, VerifyHostError> {
+        let judge_copy = |(file, object): (PathBuf, Digest)| {
+            let header = match self.repo.open_file(&object) {
+                Ok(opened) => opened.header,
+                // Told as a bad object already.
+                Err(RepoError::Missing { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            judge(file, object, |file| Ok(FileObject { header, ..open_checkout_file(file)? }))
         };
-        self.sysroot.boot_copies().into_par_iter().filter_map(judge).collect()
+        self.boot_files()?.into_iter().filter_map(|both| judge_copy(both).transpose()).collect()
     }
 
     /// Every file of a checkout that is not the object that it should be; objects themselves are not looked into.
@@ -134,25 +156,19 @@ impl<'a> HostFiles<'a> {
                 apart.push((file, digest));
             }
         })?;
-        apart.into_par_iter().filter_map(|(file, digest)| judge(file, digest).transpose()).collect()
+        apart
+            .into_par_iter()
+            .filter_map(|(file, digest)| judge(file, digest, open_checkout_file).transpose())
+            .collect()
     }
 }
 
-/// Digest of the content alone; none if there is nothing.
-fn content_of(path: &Path) -> Result<Option<Digest>, VerifyHostError> {
-    let read = |source| VerifyHostError::Read { path: path.to_owned(), source };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(read(error)),
-    };
-    let mut hasher = HashingWriter::new(io::sink());
-    io::copy(&mut file, &mut hasher).map_err(read)?;
-    Ok(Some(hasher.finish().0))
-}
-
-fn judge(file: PathBuf, object: Digest) -> Result<Option<BadLink>, VerifyHostError> {
-    let got = open_checkout_file(&file).and_then(|mut opened| digest_of(&mut opened, &|_| ()));
+fn judge(
+    file: PathBuf,
+    object: Digest,
+    open: impl FnOnce(&Path) -> io::Result<FileObject>,
+) -> Result<Option<BadLink>, VerifyHostError> {
+    let got = open(&file).and_then(|mut opened| digest_of(&mut opened, &|_| ()));
     match got {
         Ok(got) if got == object => Ok(None),
         Ok(_) => Ok(Some(BadLink { file, object, missing: false })),
@@ -181,7 +197,7 @@ pub fn verify_files(sysroot: &Sysroot, progress: &dyn Progress) -> Result<FilesR
         })
         .collect::<Result<Vec<_>, RepoError>>()?;
     let links = host.bad_links()?;
-    let boot = host.bad_boot_copies()?;
+    let boot = host.bad_boot_files()?;
     let report = FilesReport { objects: objects.len(), bytes, bad, links, boot };
     progress.end(&format!("{} objects read, {} faults", report.objects, report.faults()));
     Ok(report)

@@ -1,6 +1,6 @@
 //! Mends files of deployments, first out of what this host has twice, then from the repo that it follows.
 //!
-//! 1. Another copy on this disk: a file of a checkout that no longer is the object's hard link;
+//! 1. Another copy on this disk: what the boot loader reads, or a file of a checkout that no longer is the object's hard link;
 //! 2. for files of container images: Docker's copy, taken apart as compose took it apart. No network;
 //! 3. the network, for what has no second copy here;
 //! 4. every checkout gets hard links to the new objects, and /boot new copies of its kernels, one rename at a time.
@@ -17,7 +17,7 @@ use super::{PinnedDeployment, VerifyHostError};
 use crate::engine::docker::Docker;
 use crate::engine::repo::check::{Condition, open_checkout_file};
 use crate::engine::repo::{Batch, Content, DEFAULT_DEFLATE_LEVEL, FileObject, RepoError, Staging};
-use crate::engine::sysroot::{BootCopy, Sysroot};
+use crate::engine::sysroot::Sysroot;
 use crate::exec::pull::{PullRequest, pull_again};
 use crate::exec::upgrade::trusted_keys;
 use crate::image::store::ImageStore;
@@ -27,6 +27,9 @@ use crate::model::{Digest, HostConfig, ObjectKind, ObjectName, Progress, RELEASE
 
 /// Container images below [`RELEASE_DIR`], as paths of a release begin.
 const IMAGES: &str = "images/";
+/// Puts an object's content where a file should be.
+type Put = fn(&Path, &Path) -> io::Result<()>;
+
 /// Beside the file that it becomes.
 const NEW: &str = ".rackstep-new";
 
@@ -43,13 +46,6 @@ pub struct MendedFiles {
     pub linked: usize,
     /// Why the network did not help, if it was needed.
     pub no_network: Option<String>,
-}
-
-impl MendedFiles {
-    /// True when another round would do no more.
-    pub const fn is_nothing(&self) -> bool {
-        self.from_files + self.from_docker + self.fetched + self.linked == 0
-    }
 }
 
 /// Mends what `found` tells; the repo that the host follows is asked for what nothing on this host can mend.
@@ -72,17 +68,16 @@ pub fn repair_files(
         };
     }
     // A directory that was damaged hid its checkout; now all of them can be compared.
-    for BadLink { file, object, .. } in host.bad_links()? {
+    let apart = host.bad_links()?.into_iter().map(|bad| (bad, link as Put));
+    let boot = host.bad_boot_files()?.into_iter().map(|bad| (bad, copy_over as Put));
+    for (BadLink { file, object, .. }, put) in apart.chain(boot) {
         let object = ObjectName::new(ObjectKind::File, object);
+        // A file that may be the last good copy is never replaced by a bad one.
         if host.repo.check(&object, &|_| ())? == Condition::Good {
-            link(&host.repo.object_path(&object), &file)
+            put(&host.repo.object_path(&object), &file)
                 .map_err(|source| VerifyHostError::Read { path: file, source })?;
             mended.linked += 1;
         }
-    }
-    for BootCopy { copy, original } in host.bad_boot_copies()? {
-        copy_over(&original, &copy).map_err(|source| VerifyHostError::Read { path: copy, source })?;
-        mended.linked += 1;
     }
     rustix::fs::sync();
     progress.end("");
@@ -101,6 +96,8 @@ fn mend_here(
     let mut left: HashSet<ObjectName> = objects.iter().copied().collect();
     let files = host.files_of(&objects)?;
     let staging = Staging::open(&host.repo, DEFAULT_DEFLATE_LEVEL)?;
+    // What a killed process finished keeps its names, and would be taken for this batch.
+    staging.publish()?;
     let Some(batch) = staging.batch("mend")? else {
         return Err(RepoError::Busy { path: host.repo.path().to_owned() }.into());
     };
@@ -232,10 +229,10 @@ fn link(object: &Path, file: &Path) -> io::Result<()> {
     replace(file, |new| fs::hard_link(object, new))
 }
 
-/// Makes `file` a copy of `original`, at once.
-fn copy_over(original: &Path, file: &Path) -> io::Result<()> {
+/// Makes `file` a copy of `object`, at once.
+fn copy_over(object: &Path, file: &Path) -> io::Result<()> {
     replace(file, |new| {
-        fs::copy(original, new)?;
+        fs::copy(object, new)?;
         File::open(new)?.sync_all()
     })
 }
