@@ -7,7 +7,7 @@ use super::report::{in_repo, signature};
 use super::{Failure, Kind};
 use crate::engine::repo::{CommitInfo, MetaValue, Repo};
 use crate::engine::signature::{PublicKey, SecretKey, load_public_keys, sign_commit, verify_in_repo};
-use crate::exec::pack::{HIGHEST_LEVEL, PackError, PackOptions, write_pack};
+use crate::exec::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, UPDATE_LEVEL, write_pack};
 use crate::model::{Commit, ReleaseInfo};
 
 /// The format number of `--json`.
@@ -74,10 +74,13 @@ enum Act {
         /// Sign the packs with this secret key; hosts that trust a key take no unsigned ones.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// zstd level; left out: 3 for the whole pack, 16 for updates.
-        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
+        #[arg(long, help = level_help(), value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
         level: Option<i32>,
     },
+}
+
+fn level_help() -> String {
+    format!("zstd level; left out: {DEFAULT_LEVEL} for the whole pack, {UPDATE_LEVEL} for updates")
 }
 
 /// Runs the verb.

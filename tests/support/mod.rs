@@ -5,3 +5,4 @@
 pub mod libvirt;
 pub mod rack;
 pub mod story;
+pub mod vagrant;

@@ -119,6 +119,16 @@ impl Story {
         Composed { commit: text("commit"), version: text("version"), answer }
     }
 
+    /// Makes a Vagrant box of release 1.0.0 of `name`; gives its catalogue.
+    pub fn make_box(&mut self, name: &str) -> PathBuf {
+        let boxes = self.work().join("boxes");
+        let mut command = rackstep();
+        command.args(["box", "1.0.0", "--size=10", "--repo"]).arg(self.repo()).arg("--output").arg(&boxes);
+        command.args(self.public_key().map(|key| format!("--keys={}", key.display())));
+        self.timed(&format!("rackstep box of {name}"), || run(&mut command));
+        boxes.join(format!("{name}.json"))
+    }
+
     /// Prints what took how long.
     pub fn print_timings(&self) {
         println!("\ntime");

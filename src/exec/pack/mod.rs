@@ -30,8 +30,9 @@ use crate::pack::record::{Record, RecordKind, RecordWriter};
 use difference::Difference;
 use older::Older;
 
-/// zstd's own default: higher levels cost more time at compose than they save on a rack's network.
-pub const DEFAULT_LEVEL: i32 = 3;
+/// For a whole pack. Level 3 takes a third of its time and gives 11 % more bytes; of a host's 290 MB the levels up to 15 save
+/// another 2, in up to five times the time.
+pub const DEFAULT_LEVEL: i32 = 9;
 /// Updates are smaller, go to every host, and often over slower links: more time is well spent.
 pub const UPDATE_LEVEL: i32 = 18;
 /// Window and tables of slow levels, as powers of two. Twice as much in each takes 16 to 40 MiB more a compressor, and makes
