@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::{InputError, SourceText};
 use crate::model::Ref;
-use crate::model::cluster::{Cluster, ClusterMachine, Driver, Role};
+use crate::model::cluster::{Cluster, ClusterMachine, Driver, Platform, Role};
 
 /// GiB that hold two releases, their images in Docker and some state. It is the largest size, not what the file takes.
 const DEFAULT_DISK: u64 = 40;
@@ -31,6 +31,8 @@ struct Fragment {
     follows: Option<Ref>,
     trusted_keys: Option<Vec<String>>,
     #[serde(default)]
+    on: On,
+    #[serde(default)]
     driver: Driver,
     disk: Option<u64>,
     control: Sizes,
@@ -44,6 +46,16 @@ struct Fragment {
     _box: Option<IgnoredAny>,
     #[serde(rename = "blank")]
     _blank: Option<IgnoredAny>,
+}
+
+/// [`Platform`], or a choice of ours.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum On {
+    #[default]
+    Auto,
+    Libvirt,
+    Qemu,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -93,6 +105,11 @@ pub fn parse_cluster(source: &SourceText, default_name: &str) -> Result<Cluster,
         repo: fragment.repo.or(provisioner.repo),
         release: fragment.release.or(fixed).or(follows),
         trusted_keys: fragment.trusted_keys.or(provisioner.trusted_keys).unwrap_or_default(),
+        on: match fragment.on {
+            On::Auto => None,
+            On::Libvirt => Some(Platform::Libvirt),
+            On::Qemu => Some(Platform::Qemu),
+        },
         driver: fragment.driver,
         disk_gib,
         machines,
@@ -187,6 +204,18 @@ compute: {count: 2, memory: 3072, cpus: 1}
     }
 
     #[test]
+    fn who_runs_machines_is_left_open_unless_it_is_said() {
+        for (line, on) in [
+            ("", None),
+            ("on: auto\n", None),
+            ("on: libvirt\n", Some(Platform::Libvirt)),
+            ("on: qemu\n", Some(Platform::Qemu)),
+        ] {
+            assert_eq!(parse(&format!("{line}{GOOD}")).unwrap().on, on, "{line:?}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_place() {
         let table = [
             (
@@ -210,6 +239,12 @@ compute: {count: 2, memory: 3072, cpus: 1}
                 "driver: xen",
                 "cluster.yaml:1:9",
                 "unknown variant `xen`, expected one of `kvm`, `qemu`, `auto`",
+            ),
+            (
+                "name: dev",
+                "on: kvm",
+                "cluster.yaml:1:5",
+                "unknown variant `kvm`, expected one of `auto`, `libvirt`, `qemu`",
             ),
             ("control: {memory: 4096, cpus: 2}\n", "", "cluster.yaml:1:1", "missing field `control`"),
         ];

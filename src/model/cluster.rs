@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::rack::Mac;
 use super::{Commit, Ref};
 
-/// Address of this machine on the cluster's bridge, with its prefix. Every cluster has a network of its own: all have the same.
+/// Address of this machine on the cluster's bridge, with its prefix. All clusters have the same: each has a network of its own.
+/// On libvirt that network is among this machine's, and there can be one of them at a time.
 pub const BRIDGE_ADDRESS: &str = "10.90.0.1/24";
 /// The same without its prefix: gateway, DHCP and name server of the machines, and where they look for releases.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
@@ -59,6 +60,26 @@ pub enum Driver {
     Auto,
 }
 
+/// Who runs the machines of a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// QEMU, started by this program, in a network namespace. All clusters were, before there was a choice.
+    #[default]
+    Qemu,
+    /// This machine's libvirt.
+    Libvirt,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qemu => "QEMU",
+            Self::Libvirt => "libvirt",
+        })
+    }
+}
+
 /// One machine as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterMachine {
@@ -94,6 +115,8 @@ pub struct Cluster {
     pub release: Option<String>,
     /// ed25519 public keys, base64: the release must be signed by one of them, and the machines trust them.
     pub trusted_keys: Vec<String>,
+    /// Who runs machines; none: libvirt where it answers, QEMU elsewhere.
+    pub on: Option<Platform>,
     /// How machines are run.
     pub driver: Driver,
     /// Largest size of a machine's disk in GiB.
@@ -111,6 +134,9 @@ pub struct ClusterRecord {
     pub file: PathBuf,
     /// The release repo, if there was one.
     pub repo: Option<PathBuf>,
+    /// Who runs the machines.
+    #[serde(default)]
+    pub on: Platform,
     /// The machines that were made, in order.
     pub machines: Vec<ClusterMachine>,
 }

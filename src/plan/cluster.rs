@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::cluster::{Cluster, ClusterRelease};
+use crate::model::cluster::{Cluster, ClusterRelease, Platform};
 
 /// What there is of one machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +51,31 @@ pub struct MachinePlan {
     pub disk: bool,
     /// Switch it on.
     pub power: bool,
+}
+
+/// A cluster is there already, and somebody else runs its machines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("its machines are on {made}, not on {wanted}")]
+pub struct MadeElsewhere {
+    /// Who runs them.
+    pub made: Platform,
+    /// Who was to.
+    pub wanted: Platform,
+}
+
+/// Who runs the machines: whoever does already, whoever is wanted, libvirt where it `answers`, QEMU.
+pub fn choose_platform(
+    wanted: Option<Platform>,
+    made: Option<Platform>,
+    answers: impl FnOnce() -> bool,
+) -> Result<Platform, MadeElsewhere> {
+    match (wanted, made) {
+        (Some(wanted), Some(made)) if wanted != made => Err(MadeElsewhere { made, wanted }),
+        (_, Some(made)) => Ok(made),
+        (Some(wanted), None) => Ok(wanted),
+        (None, None) if answers() => Ok(Platform::Libvirt),
+        (None, None) => Ok(Platform::Qemu),
+    }
 }
 
 /// New machines need a release, and the file names none that can be found.
@@ -118,6 +143,7 @@ mod tests {
             repo: None,
             release: None,
             trusted_keys: Vec::new(),
+            on: None,
             driver: Driver::Auto,
             disk_gib: 40,
             machines: vec![machine("control", Role::Control), machine("compute-1", Role::Compute)],
@@ -136,6 +162,30 @@ mod tests {
     fn seen(network: bool, base: bool, machines: &[(&str, bool, bool)]) -> Seen {
         let machines = machines.iter().map(|&(name, disk, on)| (name.to_owned(), MachineSeen { disk, on }));
         Seen { network, base, machines: machines.collect() }
+    }
+
+    #[test]
+    fn a_cluster_stays_where_it_was_made() {
+        use Platform::{Libvirt, Qemu};
+        let elsewhere = |made, wanted| Err(MadeElsewhere { made, wanted });
+        for (wanted, made, answers, chosen) in [
+            (None, None, true, Ok(Libvirt)),
+            (None, None, false, Ok(Qemu)),
+            (Some(Qemu), None, true, Ok(Qemu)),
+            // It was asked for: whoever starts it says what is wrong.
+            (Some(Libvirt), None, false, Ok(Libvirt)),
+            (None, Some(Qemu), true, Ok(Qemu)),
+            (None, Some(Libvirt), false, Ok(Libvirt)),
+            (Some(Libvirt), Some(Libvirt), true, Ok(Libvirt)),
+            (Some(Libvirt), Some(Qemu), true, elsewhere(Qemu, Libvirt)),
+            (Some(Qemu), Some(Libvirt), true, elsewhere(Libvirt, Qemu)),
+        ] {
+            assert_eq!(choose_platform(wanted, made, || answers), chosen, "{wanted:?} {made:?} {answers}");
+        }
+        assert_eq!(
+            choose_platform(Some(Qemu), Some(Libvirt), || true).unwrap_err().to_string(),
+            "its machines are on libvirt, not on QEMU"
+        );
     }
 
     #[test]

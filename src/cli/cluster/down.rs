@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::board::Board;
-use super::place::{DEFAULT_FILE, explain, read_file, require_root};
+use super::place::{DEFAULT_FILE, explain, find_hypervisor, read_file, require_root};
 use crate::cli::disk_image::stop_on_interrupt;
 use crate::cli::{Failure, Kind};
 use crate::exec::cluster::down::{remove, switch_off};
@@ -33,7 +33,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let named = read_file(&arguments.file)?;
     require_root("down")?;
-    named.read_record()?;
+    let record = named.read_record()?;
+    let hypervisor = find_hypervisor(record.as_ref())?;
     let home = &named.home;
     let lock = match home.lock() {
         Ok(lock) => lock,
@@ -45,7 +46,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let stop = stop_on_interrupt();
     let board = Board::new(&stop);
-    let done = if arguments.keep_disks { switch_off(home, SHUTDOWN, &board) } else { remove(home, &board) };
+    let done = if arguments.keep_disks {
+        switch_off(home, &hypervisor, SHUTDOWN, &board)
+    } else {
+        remove(home, &hypervisor, &board)
+    };
     drop(lock);
     let name = &home.name;
     done.map_err(|error| {

@@ -7,14 +7,14 @@ use clap::Args;
 
 use crate::cli::disk_image::absolute;
 use crate::cli::{Failure, Kind};
-use crate::engine::machine::{Network, SshKey};
+use crate::engine::machine::{Hypervisor, Network, SshKey};
 use crate::exec::cluster::home::clusters_dir;
 use crate::exec::cluster::observe::{Power, observe, power_of};
 use crate::exec::cluster::up::host;
-use crate::exec::cluster::{ClusterError, Home, Host, vagrant};
+use crate::exec::cluster::{ClusterError, Home, Host, network, vagrant};
 use crate::manifest::SourceText;
 use crate::manifest::cluster::{name_like, parse_cluster};
-use crate::model::cluster::{Cluster, ClusterMachine, ClusterRecord};
+use crate::model::cluster::{Cluster, ClusterMachine, ClusterRecord, Platform};
 
 pub const UNCHANGED: &str = "nothing changed";
 /// The cluster file, if none is named.
@@ -89,12 +89,18 @@ impl Named {
     }
 }
 
-/// Namespaces, taps and loop devices are root's.
+/// Who runs the machines of a cluster.
+pub fn find_hypervisor(record: Option<&ClusterRecord>) -> Result<Hypervisor, Failure> {
+    let on = record.map_or(Platform::Qemu, |record| record.on);
+    Hypervisor::of(on).map_err(|error| explain(error.into()))
+}
+
+/// Namespaces, networks and loop devices are root's.
 pub fn require_root(verb: &str) -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let told = "machines have a network namespace of their own, which only root may make and enter";
+    let told = "a cluster's network, and the disks of its machines, are root's to make and to enter";
     Err(Failure::new(Kind::Failed, told, UNCHANGED).hint(format!("sudo rackstep cluster {verb} …")))
 }
 
@@ -106,6 +112,8 @@ pub struct Machines {
     pub name: String,
     /// The repo of the cluster's file.
     pub repo: Option<PathBuf>,
+    /// Who runs them, if we know.
+    pub on: Option<Platform>,
 }
 
 /// The machines of a cluster file, or of a Vagrant project.
@@ -113,22 +121,25 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
     if let Some(directory) = project {
         let hosts = vagrant::hosts(directory).map_err(explain)?;
         let hosts = hosts.into_iter().map(|host| (host, Power::On)).collect();
-        return Ok(Machines { hosts, network: None, name: directory.display().to_string(), repo: None });
+        let name = directory.display().to_string();
+        return Ok(Machines { hosts, network: None, name, repo: None, on: None });
     }
     let named = read_file(file)?;
     require_root(verb)?;
     let record = named.require_record()?;
-    let seen = observe(&named.home, None).map_err(explain)?;
+    let hypervisor = find_hypervisor(Some(&record))?;
+    let seen = observe(&named.home, &hypervisor, None).map_err(explain)?;
     // It is needed until the program ends, and is not removed then.
-    let network: Option<&'static Network> =
-        Network::open(&named.home.network_name()).map(|network| &*Box::leak(Box::new(network)));
+    let network = network::open(&named.home, &hypervisor).map_err(explain)?;
+    let network: Option<&'static Network> = network.map(|network| &*Box::leak(Box::new(network)));
     let key = SshKey::create(&named.home.dir).map_err(|error| explain(error.into()))?;
     let machine = |machine: &ClusterMachine| {
         let power = if network.is_some() { power_of(&seen, &machine.name) } else { Power::Off };
         (host(network, machine, &key), power)
     };
     let hosts = record.machines.iter().map(machine).collect();
-    Ok(Machines { hosts, network, name: named.home.name, repo: named.cluster.repo.or(record.repo) })
+    let repo = named.cluster.repo.or(record.repo);
+    Ok(Machines { hosts, network, name: named.home.name, repo, on: Some(record.on) })
 }
 
 /// There is no machine of that name.

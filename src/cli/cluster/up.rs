@@ -13,7 +13,7 @@ use crate::cli::disk_image::{FoundRelease, Told, find_release, stop_on_interrupt
 use crate::cli::report::{in_repo, signature};
 use crate::cli::scratch::Scratch;
 use crate::cli::{Failure, Kind, print_json};
-use crate::engine::machine::Boot;
+use crate::engine::machine::{Boot, Hypervisor, Libvirt};
 use crate::engine::repo::Repo;
 use crate::engine::signature::parse_public_keys;
 use crate::exec::cluster::observe::observe;
@@ -21,10 +21,11 @@ use crate::exec::cluster::up::{Request, Until, up};
 use crate::exec::cluster::{ClusterError, Home};
 use crate::exec::disk_image::{self, Format};
 use crate::exec::files::naming;
-use crate::model::cluster::{Cluster, ClusterRelease, REPO_PORT, SERVER};
+use crate::model::cluster::{Cluster, ClusterRelease, Platform, REPO_PORT, SERVER};
+use crate::model::causes::in_one_line;
 use crate::model::commit::RELEASE_REFS;
 use crate::model::vagrant::BoxName;
-use crate::plan::cluster::{Seen, UpPlan, plan_up};
+use crate::plan::cluster::{Seen, UpPlan, choose_platform, plan_up};
 use crate::plan::disk_image::{Wish, plan_disk_image};
 
 /// The format number of `--json`.
@@ -40,12 +41,15 @@ const NO_SCRATCH: &str = "/run";
 /// it. Ctrl-C takes back what this `up` made.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client."
+    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n  rackstep cluster up --on qemu\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client; or libvirt-daemon-system and libvirt-clients in place\nof iproute2."
 )]
 pub struct Arguments {
     /// The cluster file
     #[arg(default_value = DEFAULT_FILE)]
     file: PathBuf,
+    /// Who runs the machines [default: `on` of the file, whoever runs them already, libvirt where it answers, QEMU]
+    #[arg(long, value_enum)]
+    on: Option<OnArgument>,
     /// What a machine must have come to
     #[arg(long, value_enum, default_value_t = UntilArgument::Services)]
     until: UntilArgument,
@@ -57,6 +61,14 @@ pub struct Arguments {
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnArgument {
+    /// This machine's libvirt: `virsh console`, virt-manager, and machines that everything here reaches
+    Libvirt,
+    /// QEMU in a network namespace
+    Qemu,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -73,22 +85,23 @@ enum UntilArgument {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let named = read_file(&arguments.file)?;
     require_root("up")?;
-    named.read_record()?;
     // Before the lock: who makes a disk may have to start the program anew.
-    let (plan, release) = look(&named)?;
+    let found = look(&named, arguments.on)?;
     if arguments.dry_run {
-        return print(&named, &plan, release.as_ref(), arguments);
+        return print(&named, &found, arguments);
     }
-    let scratch = plan.base.is_some().then(Scratch::enter).transpose()?;
+    let scratch = found.plan.base.is_some().then(Scratch::enter).transpose()?;
     let stop = stop_on_interrupt();
     let lock = named.home.lock_or_make().map_err(explain)?;
-    let (plan, release) = look(&named)?;
+    let found = look(&named, arguments.on)?;
+    let Found { hypervisor, plan, release } = &found;
     let request = Request {
         home: &named.home,
         lock: &lock,
         file: &named.file,
         cluster: &named.cluster,
-        plan: &plan,
+        hypervisor,
+        plan,
         release: release.as_ref(),
         boot: Boot::Disk,
         until: match arguments.until {
@@ -111,13 +124,20 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         make_base(&named, release, ssh_key, path, &name, scratch, &stop)
     };
     up(&request, &make_base, &Board::new(&stop)).map_err(tell_failure)?;
-    print(&named, &plan, release.as_ref(), arguments)
+    print(&named, &found, arguments)
 }
 
-/// What is missing, and the release for it.
-fn look(named: &Named) -> Result<(UpPlan, Option<ClusterRelease>), Failure> {
+/// What is missing, the release for it, and who will run it.
+struct Found {
+    hypervisor: Hypervisor,
+    plan: UpPlan,
+    release: Option<ClusterRelease>,
+}
+
+fn look(named: &Named, on: Option<OnArgument>) -> Result<Found, Failure> {
     let Named { cluster, home, .. } = named;
-    let seen = observe(home, None).map_err(explain)?;
+    let hypervisor = choose_hypervisor(named, on)?;
+    let seen = observe(home, &hypervisor, None).map_err(explain)?;
     let is_new = |name: &String| seen.machines.get(name).is_none_or(|machine| !machine.disk);
     // A release is looked for only if a machine needs it: the repo may be gone, and the cluster is there.
     let release = match &cluster.repo {
@@ -131,7 +151,24 @@ fn look(named: &Named) -> Result<(UpPlan, Option<ClusterRelease>), Failure> {
         Failure::new(Kind::BadInput, error, UNCHANGED)
             .hint("`repo: DIR` in the file names a repo that `rackstep compose` made")
     })?;
-    Ok((plan, release))
+    Ok(Found { hypervisor, plan, release })
+}
+
+fn choose_hypervisor(named: &Named, on: Option<OnArgument>) -> Result<Hypervisor, Failure> {
+    let on = on.map(|on| match on {
+        OnArgument::Libvirt => Platform::Libvirt,
+        OnArgument::Qemu => Platform::Qemu,
+    });
+    let made = named.read_record()?.map(|record| record.on);
+    let libvirt_answers = || {
+        let answer = Libvirt::of_this_machine().and_then(|libvirt| libvirt.require_answer());
+        answer.inspect_err(|error| tracing::debug!(error = in_one_line(error), "no libvirt")).is_ok()
+    };
+    let platform = choose_platform(on.or(named.cluster.on), made, libvirt_answers).map_err(|error| {
+        let told = format!("cluster {} is there: {error}", named.home.name);
+        Failure::new(Kind::Refused, told, UNCHANGED).hint("`rackstep cluster down` removes it, and its disks")
+    })?;
+    Hypervisor::of(platform).map_err(|error| explain(error.into()))
 }
 
 fn choose_release(cluster: &Cluster, path: &Path) -> Result<ClusterRelease, Failure> {
@@ -219,16 +256,13 @@ fn tell_failure(error: ClusterError) -> Failure {
     }
 }
 
-fn print(
-    named: &Named,
-    plan: &UpPlan,
-    release: Option<&ClusterRelease>,
-    arguments: &Arguments,
-) -> Result<(), Failure> {
+fn print(named: &Named, found: &Found, arguments: &Arguments) -> Result<(), Failure> {
     let name = &named.home.name;
+    let Found { hypervisor, plan, release } = found;
+    let on = hypervisor.platform();
     if arguments.json {
         let told = serde_json::json!({
-            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "release": release, "plan": plan,
+            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "on": on, "release": release, "plan": plan,
             "machines": named.cluster.machines, "done": !arguments.dry_run,
         });
         return print_json(&told);
@@ -244,9 +278,9 @@ fn print(
     }
     let count = named.cluster.machines.len();
     match (lines.is_empty(), arguments.dry_run) {
-        (true, _) => say!("state: cluster {name}: all of its {count} machines are on"),
-        (false, true) => say!("state: {UNCHANGED}"),
-        (false, false) => say!("state: cluster {name} is up: {count} machines"),
+        (true, _) => say!("state: cluster {name} on {on}: all of its {count} machines are on"),
+        (false, true) => say!("state: {UNCHANGED}; it would be done on {on}"),
+        (false, false) => say!("state: cluster {name} is up on {on}: {count} machines"),
     }
     Ok(())
 }

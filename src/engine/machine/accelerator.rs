@@ -22,6 +22,9 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// A stock kernel prints its first line within a second under working KVM.
 const PROBE: Duration = Duration::from_secs(8);
 
+/// Emulated: `max` is broken in older QEMU; a modern user space needs no more than x86-64-v2.
+pub(super) const TRANSLATED: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt";
+
 /// How QEMU runs a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,8 +40,6 @@ pub enum Accelerator {
 impl Accelerator {
     /// QEMU's arguments.
     pub fn arguments(self) -> [&'static str; 4] {
-        // -cpu max is broken for TCG in older QEMU; a modern user space needs no more than x86-64-v2.
-        const TRANSLATED: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt";
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", TRANSLATED],

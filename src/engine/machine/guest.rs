@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use super::accelerator::{self, Accelerator, QEMU};
 use super::spec::{Firmware, MachineSpec, find_uefi};
-use super::{MachineError, Network, Ssh, interrupt, poll, qmp};
+use super::{Hypervisor, MachineError, Network, Running, Ssh, interrupt, poll, qmp};
 use crate::engine::command;
-use crate::engine::process::Detached;
 
 /// How many of the console's last lines an error shows.
 const TAIL_LINES: usize = 30;
@@ -26,7 +25,8 @@ pub struct Machine<'n> {
     network: &'n Network,
     tap: String,
     accelerator: Accelerator,
-    outlives: bool,
+    /// Who runs it, if it outlives the program.
+    keeper: Option<Hypervisor>,
     qemu: Option<Qemu>,
     mark: usize,
 }
@@ -36,8 +36,8 @@ pub struct Machine<'n> {
 enum Qemu {
     /// Ends with us.
     Child(Child),
-    /// In a session of its own.
-    Detached(Detached),
+    /// Outlives us.
+    Kept(Running),
 }
 
 impl<'n> Machine<'n> {
@@ -49,7 +49,7 @@ impl<'n> Machine<'n> {
         File::create(&console).map_err(MachineError::io(format!("creating {}", console.display())))?;
         let accelerator = accelerator::choose()?;
         let tap = network.add_tap()?;
-        Ok(Self { spec, network, tap, accelerator, outlives: false, qemu: None, mark: 0 })
+        Ok(Self { spec, network, tap, accelerator, keeper: None, qemu: None, mark: 0 })
     }
 
     /// A machine that outlives the program, as it is: on, if an earlier program left it on. Its console goes on.
@@ -57,13 +57,14 @@ impl<'n> Machine<'n> {
         network: &'n Network,
         spec: MachineSpec,
         accelerator: Accelerator,
+        keeper: &Hypervisor,
     ) -> Result<Self, MachineError> {
         fs::create_dir_all(&spec.dir)
             .map_err(MachineError::io(format!("creating {}", spec.dir.display())))?;
         // Known again by another program, and within the 15 characters of an interface's name.
         let tap = format!("tap{}", spec.mac.replace(':', ""));
-        let qemu = spec.find_process().map(Qemu::Detached);
-        let mut machine = Self { spec, network, tap, accelerator, outlives: true, qemu, mark: 0 };
+        let (qemu, keeper) = (keeper.find(&spec)?.map(Qemu::Kept), Some(keeper.clone()));
+        let mut machine = Self { spec, network, tap, accelerator, keeper, qemu, mark: 0 };
         machine.mark();
         Ok(machine)
     }
@@ -76,6 +77,11 @@ impl<'n> Machine<'n> {
     /// Powers it on; a machine that is on stays so.
     pub fn power_on(&mut self) -> Result<(), MachineError> {
         if self.is_on()? {
+            return Ok(());
+        }
+        if let Some(Hypervisor::Libvirt(libvirt)) = &self.keeper {
+            let domain = libvirt.start(&self.spec, self.network, self.accelerator)?;
+            self.qemu = Some(Qemu::Kept(Running::Domain(domain)));
             return Ok(());
         }
         let code = match self.spec.firmware {
@@ -93,7 +99,7 @@ impl<'n> Machine<'n> {
         let _ = fs::remove_file(self.spec.control_path());
         let mut command = self.network.command(QEMU);
         command.args(self.spec.render_arguments(self.accelerator, &self.tap, code.as_deref()));
-        self.qemu = Some(if self.outlives { self.detach(command)? } else { self.spawn(command)? });
+        self.qemu = Some(if self.keeper.is_some() { self.detach(command)? } else { self.spawn(command)? });
         self.wait("its control socket", SOCKET, |machine| {
             Ok(machine.spec.control_path().exists().then_some(()))
         })
@@ -119,18 +125,18 @@ impl<'n> Machine<'n> {
         command.arg("-daemonize").arg("-pidfile").arg(self.spec.pid_path()).stdin(Stdio::null());
         command::run(&mut command)
             .map_err(MachineError::program(format!("starting {QEMU} for {}", self.spec.name)))?;
-        self.spec.find_process().map(Qemu::Detached).ok_or_else(|| MachineError::PoweredOff {
+        Hypervisor::Qemu.find(&self.spec)?.map(Qemu::Kept).ok_or_else(|| MachineError::PoweredOff {
             machine: self.spec.name.clone(),
             waited: "its process".to_owned(),
             tail: self.tail(),
         })
     }
 
-    /// Is QEMU running?
+    /// Is it on?
     pub fn is_on(&mut self) -> Result<bool, MachineError> {
         let on = match &mut self.qemu {
             None => return Ok(false),
-            Some(Qemu::Detached(process)) => process.is_alive(),
+            Some(Qemu::Kept(running)) => running.is_alive()?,
             Some(Qemu::Child(child)) => {
                 let looking = MachineError::io(format!("looking at {}", self.spec.name));
                 let on = child.try_wait().map_err(looking)?.is_none();
@@ -151,7 +157,7 @@ impl<'n> Machine<'n> {
         let failed = || format!("cutting the power of {}", self.spec.name);
         match self.qemu.take() {
             None => {}
-            Some(Qemu::Detached(process)) => process.kill(DEATH).map_err(MachineError::io(failed()))?,
+            Some(Qemu::Kept(running)) => running.power_cut()?,
             Some(Qemu::Child(mut child)) => {
                 child.kill().map_err(MachineError::io(failed()))?;
                 child.wait().map_err(MachineError::io(failed()))?;
@@ -169,7 +175,7 @@ impl<'n> Machine<'n> {
 
     /// Presses the power button: a guest that listens shuts down.
     pub fn press_power_button(&self) -> Result<(), MachineError> {
-        press_power_button(&self.spec)
+        self.execute("system_powerdown")
     }
 
     /// Presses the reset button: the guest starts again, without a shutdown.
@@ -294,7 +300,7 @@ impl<'n> Machine<'n> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        if self.outlives {
+        if self.keeper.is_some() {
             return;
         }
         if let Err(error) = self.power_cut() {
@@ -302,11 +308,6 @@ impl Drop for Machine<'_> {
         }
         self.network.remove_tap(&self.tap);
     }
-}
-
-/// Presses the power button of a machine that outlives its program.
-pub fn press_power_button(spec: &MachineSpec) -> Result<(), MachineError> {
-    qmp::execute(&spec.name, &spec.control_path(), "system_powerdown").map(drop)
 }
 
 /// Leaves out carriage returns and terminal control sequences (ECMA-48: `ESC [ … letter`).

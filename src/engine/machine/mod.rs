@@ -5,13 +5,17 @@
 //! 3. [`MachineSpec`] says what a machine is made of and renders QEMU's arguments, purely;
 //! 4. [`Machine`] has a power switch, a console that can be waited on, and [`Ssh`];
 //! 5. whatever was started is stopped by its pid, when dropped and on Ctrl-C ([`interrupt`]); only what was asked to
-//!    outlive the program does ([`Network::keep`], [`Machine::attach`]), and is found again by the next one.
+//!    outlive the program does ([`Machine::attach`]), and is found again by the next one. [`Hypervisor`] says who runs
+//!    those: QEMU, or libvirt.
 //!
 //! It never waits by sleeping for a guessed time: every wait names a condition and a bound.
 
 pub mod accelerator;
+mod domain;
 mod guest;
+mod hypervisor;
 pub mod interrupt;
+mod libvirt;
 mod network;
 mod qmp;
 mod spec;
@@ -22,8 +26,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use guest::{Machine, press_power_button};
-pub use network::{BRIDGE, Network};
+pub use guest::Machine;
+pub use hypervisor::{Hypervisor, Running};
+pub use libvirt::{Domain, Libvirt};
+pub use network::Network;
 pub use spec::{Boot, DiskFormat, DiskSpec, Firmware, MachineSpec};
 pub use ssh::{Ssh, SshKey};
 

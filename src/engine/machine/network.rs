@@ -1,9 +1,10 @@
-//! A network namespace with one bridge: for one run, or kept until it is removed.
+//! A network of machines: a namespace with one bridge, for one run or kept until it is removed; or a bridge of somebody else's.
 //!
 //! 1. Namespaces of runs that are dead are removed: their name tells the pid and its start time;
 //! 2. a namespace `rackstep-<pid>-<start>-<n>` is made, with the bridge [`BRIDGE`] and the host's address on it; one that is
 //!    kept has a name of the caller's, which outlives the program;
-//! 3. machines plug taps into the bridge; servers and clients run inside by [`Network::inside`] or [`Network::command`].
+//! 3. machines plug taps into the bridge; servers and clients run inside by [`Network::inside`] or [`Network::command`];
+//! 4. where libvirt has the machines, the bridge is its own and stands where this program runs: inside is here.
 //!
 //! There is no way out of the namespace: a machine under test reaches its rack server and nothing else.
 
@@ -22,8 +23,8 @@ use super::{MachineError, interrupt, poll};
 use crate::engine::command;
 use crate::engine::process::start_time;
 
-/// The bridge's name inside the namespace.
-pub const BRIDGE: &str = "rack0";
+/// The bridge's name inside a namespace.
+const BRIDGE: &str = "rack0";
 
 const PREFIX: &str = "rackstep-";
 const NAMESPACES: &str = "/run/netns";
@@ -32,10 +33,13 @@ const CONNECT: Duration = Duration::from_secs(1);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with a bridge, removed on drop unless it is kept.
+/// A network with a bridge, removed on drop unless it is kept.
 #[derive(Debug)]
 pub struct Network {
     name: String,
+    bridge: String,
+    /// Is it in a namespace of its own?
+    apart: bool,
     taps: AtomicU32,
     kept: bool,
 }
@@ -48,14 +52,15 @@ impl Network {
         let start = start_time(pid).unwrap_or_default();
         let name = format!("{PREFIX}{pid}-{start}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         interrupt::register_namespace(&name);
-        let network = Self { name, taps: AtomicU32::new(0), kept: false };
+        let mut network = Self::named(&name);
+        network.kept = false;
         network.make(address)?;
         Ok(network)
     }
 
     /// The namespace `name` that stays when the program ends; none, if it is not there or was never finished.
     pub fn open(name: &str) -> Option<Self> {
-        let network = Self { name: name.to_owned(), taps: AtomicU32::new(0), kept: true };
+        let network = Self::named(name);
         // The bridge goes up last.
         let bridge = ["-netns", name, "-oneline", "link", "show", BRIDGE, "up"];
         let shown = network.path().exists()
@@ -66,9 +71,21 @@ impl Network {
     /// Makes the namespace `name`, which stays when the program ends; one that was never finished is made anew.
     pub fn keep(name: &str, address: &str) -> Result<Self, MachineError> {
         Self::remove(name);
-        let network = Self { name: name.to_owned(), taps: AtomicU32::new(0), kept: true };
+        let network = Self::named(name);
         network.make(address)?;
         Ok(network)
+    }
+
+    /// The network `name` whose `bridge` somebody else made, in the namespace where this program runs.
+    pub(super) fn here(name: &str, bridge: String) -> Self {
+        let name = name.to_owned();
+        Self { name, bridge, apart: false, taps: AtomicU32::new(0), kept: true }
+    }
+
+    /// The namespace `name`, kept.
+    fn named(name: &str) -> Self {
+        let (name, bridge) = (name.to_owned(), BRIDGE.to_owned());
+        Self { name, bridge, apart: true, taps: AtomicU32::new(0), kept: true }
     }
 
     /// Removes the kept namespace `name` with all that runs in it; one that is not there is fine.
@@ -81,18 +98,27 @@ impl Network {
     fn make(&self, address: &str) -> Result<(), MachineError> {
         ip(&["netns", "add", &self.name])?;
         self.ip(&["link", "set", "lo", "up"])?;
-        self.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
-        self.ip(&["address", "add", address, "dev", BRIDGE])?;
-        self.ip(&["link", "set", BRIDGE, "up"])
+        let bridge = &self.bridge;
+        self.ip(&["link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        self.ip(&["address", "add", address, "dev", bridge])?;
+        self.ip(&["link", "set", bridge, "up"])
     }
 
-    /// The namespace's name, as `ip netns` shows it.
+    /// Its name: of the namespace, as `ip netns` shows it, if it has one.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// The bridge.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
     /// A command that runs inside.
     pub fn command(&self, program: &str) -> Command {
+        if !self.apart {
+            return Command::new(program);
+        }
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
@@ -100,6 +126,9 @@ impl Network {
 
     /// Runs `act` on a thread inside; threads and processes that it starts are inside too.
     pub fn inside<R: Send>(&self, act: impl FnOnce() -> R + Send) -> Result<R, MachineError> {
+        if !self.apart {
+            return Ok(act());
+        }
         let path = self.path();
         let entering = || format!("entering network namespace {}", self.name);
         let file = File::open(&path).map_err(MachineError::io(entering()))?;
@@ -160,7 +189,7 @@ impl Network {
         if self.ip(&["link", "show", tap]).is_err() {
             self.ip(&["tuntap", "add", "dev", tap, "mode", "tap"])?;
         }
-        self.ip(&["link", "set", tap, "master", BRIDGE, "up"])
+        self.ip(&["link", "set", tap, "master", &self.bridge, "up"])
     }
 
     pub(super) fn remove_tap(&self, tap: &str) {
@@ -171,11 +200,11 @@ impl Network {
 
     /// Takes the cable out (`up` false) or puts it in: what the host side of the bridge does to every machine.
     pub fn set_link(&self, up: bool) -> Result<(), MachineError> {
-        self.ip(&["link", "set", BRIDGE, if up { "up" } else { "down" }])
+        self.ip(&["link", "set", &self.bridge, if up { "up" } else { "down" }])
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<(), MachineError> {
-        let mut all = vec!["-netns", self.name.as_str()];
+        let mut all = if self.apart { vec!["-netns", self.name.as_str()] } else { Vec::new() };
         all.extend(arguments);
         ip(&all)
     }

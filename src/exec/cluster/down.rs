@@ -3,44 +3,45 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{ClusterError, Home, Watcher};
-use crate::engine::machine::{MachineSpec, Network, poll, press_power_button};
-use crate::engine::process::Detached;
+use super::{ClusterError, Home, Watcher, network};
+use crate::engine::machine::{Hypervisor, MachineSpec, Running, poll};
 use crate::exec::files::{list, naming};
 
-/// A killed QEMU is gone at once.
-const DEATH: Duration = Duration::from_secs(30);
-
 /// Removes the cluster: machines, network, disks and all. Whatever is there of it: one that was never finished goes too.
-pub fn remove(home: &Home, watcher: &dyn Watcher) -> Result<(), ClusterError> {
+pub fn remove(home: &Home, hypervisor: &Hypervisor, watcher: &dyn Watcher) -> Result<(), ClusterError> {
     for (name, spec) in machines(home)? {
-        if let Some(process) = spec.find_process() {
-            process.kill(DEATH).map_err(naming("switching off the machine in", &spec.dir))?;
+        if let Some(running) = hypervisor.find(&spec)? {
+            running.power_cut()?;
         }
         watcher.end(&name, "removed");
     }
-    Network::remove(&home.network_name());
+    network::remove(home, hypervisor)?;
     fs::remove_dir_all(&home.dir).map_err(naming("removing", &home.dir))?;
     Ok(())
 }
 
 /// Switches every machine off as its power button does, and removes the network. Disks and keys stay for the next `up`.
-pub fn switch_off(home: &Home, bound: Duration, watcher: &dyn Watcher) -> Result<(), ClusterError> {
+pub fn switch_off(
+    home: &Home,
+    hypervisor: &Hypervisor,
+    bound: Duration,
+    watcher: &dyn Watcher,
+) -> Result<(), ClusterError> {
     let switch = |name: &str, spec: &MachineSpec| -> Result<(), ClusterError> {
-        let Some(process) = spec.find_process() else {
+        let Some(running) = hypervisor.find(spec)? else {
             watcher.end(name, "is off");
             return Ok(());
         };
         watcher.tell(name, "shuts down");
-        let pressed = press_power_button(spec);
-        if pressed.is_ok() && wait_for_end(&process, bound, watcher) {
+        let pressed = running.press_power_button();
+        if pressed.is_ok() && wait_for_end(&running, bound, watcher)? {
             watcher.end(name, "is off");
             return Ok(());
         }
         if watcher.stopped() {
             return Err(ClusterError::Stopped);
         }
-        process.kill(DEATH).map_err(naming("switching off the machine in", &spec.dir))?;
+        running.power_cut()?;
         watcher.end(name, "did not shut down; its power was cut");
         Ok(())
     };
@@ -50,18 +51,18 @@ pub fn switch_off(home: &Home, bound: Duration, watcher: &dyn Watcher) -> Result
             machines.iter().map(|(name, spec)| scope.spawn(move || switch(name, spec))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(ClusterError::Stopped)))
     })?;
-    Network::remove(&home.network_name());
-    Ok(())
+    network::remove(home, hypervisor)
 }
 
-fn wait_for_end(process: &Detached, bound: Duration, watcher: &dyn Watcher) -> bool {
-    let ended = poll(bound, || {
+/// Is it off within `bound`, and before somebody stops us?
+fn wait_for_end(running: &Running, bound: Duration, watcher: &dyn Watcher) -> Result<bool, ClusterError> {
+    let ended = poll(bound, || -> Result<_, ClusterError> {
         if watcher.stopped() {
-            return Err(());
+            return Ok(Some(false));
         }
-        Ok((!process.is_alive()).then_some(()))
+        Ok((!running.is_alive()?).then_some(true))
     });
-    matches!(ended, Ok(Some(())))
+    Ok(ended?.unwrap_or(false))
 }
 
 /// Every machine that has a directory, by name.

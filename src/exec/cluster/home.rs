@@ -105,7 +105,7 @@ impl Home {
         self.dir.join(format!("base-{commit}.raw"))
     }
 
-    /// The name of its network namespace.
+    /// The name of its network, and of its namespace if it has one.
     pub fn network_name(&self) -> String {
         format!("{NETWORK_PREFIX}{}", self.name)
     }
@@ -148,7 +148,7 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cluster::{RECORD_FORMAT, Role};
+    use crate::model::cluster::{Platform, RECORD_FORMAT, Role};
 
     #[test]
     fn one_verb_at_a_time() {
@@ -175,10 +175,15 @@ mod tests {
             format: RECORD_FORMAT,
             file: "/srv/dev/cluster.yaml".into(),
             repo: Some("/srv/repo".into()),
+            on: Platform::Libvirt,
             machines: vec![ClusterMachine::new("control".into(), Role::Control, 1, 1024, 1)],
         };
         home.write_record(&record).unwrap();
         assert_eq!(home.read_record().unwrap(), Some(record));
+        // As it was written before there was a choice.
+        let old = r#"{"format": 1, "file": "/srv/dev/cluster.yaml", "repo": null, "machines": []}"#;
+        fs::write(home.dir.join("cluster.json"), old).unwrap();
+        assert_eq!(home.read_record().unwrap().unwrap().on, Platform::Qemu);
         fs::write(home.dir.join("cluster.json"), "{").unwrap();
         assert!(home.read_record().is_err());
     }

@@ -1,4 +1,5 @@
-//! A developer's cluster: machines that outlive the program, on a network that is kept.
+//! A developer's cluster: machines that outlive the program, on a network that is kept, by QEMU or by libvirt
+//! ([`crate::engine::machine::Hypervisor`]; nothing here knows the difference).
 //!
 //! 1. [`Home`]: one directory for each cluster, locked while a verb works on it;
 //! 2. [`observe`]: what there is; 3. [`up`]: makes what is missing, and takes back what it made when it is stopped;
@@ -10,7 +11,7 @@
 //!   ssh-key, ssh-key.pub
 //!   base-<commit>.raw           disk of a release: never changes, machines' disks lie over it
 //!   dnsmasq.{conf,pid,leases}
-//!   machines/MACHINE/           disk.qcow2, console.log, qmp.sock, qemu.pid
+//!   machines/MACHINE/           disk.qcow2, console.log; qmp.sock, qemu.pid, or domain.xml
 //! ```
 //!
 //! It never touches a machine that it did not make, but by ssh.
@@ -18,6 +19,7 @@
 pub mod down;
 pub mod health;
 pub mod home;
+pub mod network;
 pub mod observe;
 pub mod rollout;
 pub mod up;

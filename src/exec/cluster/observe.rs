@@ -1,13 +1,12 @@
 //! Looks at a cluster.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::health::ask;
-use super::{ClusterError, Home, Host};
-use crate::engine::machine::{MachineSpec, Network};
+use super::{ClusterError, Home, Host, network};
+use crate::engine::machine::{Hypervisor, MachineSpec};
 use crate::exec::files::list;
 use crate::model::host::HOST_CONFIG;
 use crate::model::status::Status;
@@ -42,9 +41,13 @@ pub struct MachineView {
 }
 
 /// What there is of a cluster; `release` is the one that new machines would get.
-pub fn observe(home: &Home, release: Option<Commit>) -> Result<Seen, ClusterError> {
+pub fn observe(
+    home: &Home,
+    hypervisor: &Hypervisor,
+    release: Option<Commit>,
+) -> Result<Seen, ClusterError> {
     let mut seen = Seen {
-        network: Network::open(&home.network_name()).is_some(),
+        network: network::open(home, hypervisor)?.is_some(),
         base: release.is_some_and(|commit| home.base_path(commit).exists()),
         ..Seen::default()
     };
@@ -52,15 +55,11 @@ pub fn observe(home: &Home, release: Option<Commit>) -> Result<Seen, ClusterErro
         let Some(name) = directory.file_name().map(|name| name.to_string_lossy().into_owned()) else {
             continue;
         };
-        let machine = MachineSeen { disk: home.disk_path(&name).exists(), on: is_on(&name, &directory) };
+        let on = hypervisor.find(&MachineSpec::new(&name, &directory))?.is_some();
+        let machine = MachineSeen { disk: home.disk_path(&name).exists(), on };
         seen.machines.insert(name, machine);
     }
     Ok(seen)
-}
-
-/// Does the machine with this directory run?
-fn is_on(name: &str, directory: &Path) -> bool {
-    MachineSpec::new(name, directory).find_process().is_some()
 }
 
 /// Is the machine on?

@@ -12,22 +12,16 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::health::{Wanted, wait_until_healthy};
-use super::{ClusterError, Home, Host, Lock, Watcher};
-use crate::engine::dnsmasq;
+use super::{ClusterError, Home, Host, Lock, Watcher, network};
 use crate::engine::machine::accelerator::{self, Accelerator};
 use crate::engine::machine::{
-    BRIDGE, Boot, DiskFormat, DiskSpec, Machine, MachineError, Network, Ssh, SshKey, poll_gently,
+    Boot, DiskFormat, DiskSpec, Hypervisor, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll_gently,
 };
-use crate::exec::files::{Durability, naming, write_atomic};
+use crate::exec::files::naming;
 use crate::model::cluster::{
-    BRIDGE_ADDRESS, Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, Driver,
-    RECORD_FORMAT, SshTarget,
+    Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, Driver, RECORD_FORMAT, SshTarget,
 };
-use crate::netboot::dnsmasq::{ClusterFiles, render_cluster_dnsmasq};
 use crate::plan::cluster::{MachinePlan, UpPlan};
-
-/// A killed process is gone at once.
-const DEATH: Duration = Duration::from_secs(30);
 
 /// What a machine must have come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +45,8 @@ pub struct Request<'a> {
     pub file: &'a Path,
     /// What is wanted.
     pub cluster: &'a Cluster,
+    /// Who runs the machines.
+    pub hypervisor: &'a Hypervisor,
     /// What is missing.
     pub plan: &'a UpPlan,
     /// The release of new machines.
@@ -95,12 +91,13 @@ fn make(
     watcher: &dyn Watcher,
     made: &Mutex<Made>,
 ) -> Result<(), ClusterError> {
-    let Request { home, cluster, plan, .. } = request;
+    let Request { home, cluster, hypervisor, plan, .. } = request;
     let note =
         |act: &dyn Fn(&mut Made)| act(&mut made.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     let go_on = || if watcher.stopped() { Err(ClusterError::Stopped) } else { Ok(()) };
     // Asked before anything is made: it may boot a kernel to find out.
     let accelerator = choose(cluster.driver)?;
+    hypervisor.require(accelerator)?;
     home.write_record(&record_of(request, before))?;
     let key = SshKey::create(&home.dir)?;
     if let Some(release) = &plan.base {
@@ -109,15 +106,14 @@ fn make(
         make_base(release, &key.public, &path)?;
         go_on()?;
     }
-    let name = home.network_name();
-    let network = match Network::open(&name) {
+    let network = match network::open(home, hypervisor)? {
         Some(network) => network,
         None => {
             note(&|made| made.network = true);
-            Network::keep(&name, BRIDGE_ADDRESS)?
+            network::make(home, hypervisor)?
         }
     };
-    ensure_dhcp(home, &network, &record_of(request, before).machines)?;
+    network::ensure_dhcp(home, &network, &record_of(request, before).machines)?;
     std::thread::scope(|scope| {
         let work = |plan: &MachinePlan, machine: &ClusterMachine| {
             go_on()?;
@@ -158,6 +154,7 @@ fn record_of(request: &Request<'_>, before: Option<&ClusterRecord>) -> ClusterRe
         format: RECORD_FORMAT,
         file: request.file.to_owned(),
         repo: cluster.repo.clone(),
+        on: request.hypervisor.platform(),
         machines: cluster.machines.iter().chain(strays).cloned().collect(),
     }
 }
@@ -168,20 +165,6 @@ fn choose(driver: Driver) -> Result<Accelerator, MachineError> {
         Driver::Kvm => Ok(Accelerator::Kvm),
         Driver::Qemu => accelerator::translated(),
     }
-}
-
-/// DHCP and names for all machines; started anew when there are others than before.
-fn ensure_dhcp(home: &Home, network: &Network, machines: &[ClusterMachine]) -> Result<(), ClusterError> {
-    let (configuration, pid, leases) =
-        (home.dhcp_path(), home.dir.join("dnsmasq.pid"), home.dir.join("dnsmasq.leases"));
-    let text = render_cluster_dnsmasq(BRIDGE, machines, ClusterFiles { pid: &pid, leases: &leases });
-    let changed = write_atomic(&configuration, text.as_bytes(), 0o600, Durability::Volatile)?;
-    match dnsmasq::find(&configuration, &pid) {
-        Some(_) if !changed => return Ok(()),
-        Some(old) => old.kill(DEATH).map_err(naming("ending dnsmasq of", &home.dir))?,
-        None => {}
-    }
-    dnsmasq::start(network, &configuration).map_err(ClusterError::Dhcp)
 }
 
 fn start(
@@ -195,7 +178,7 @@ fn start(
 ) -> Result<(), ClusterError> {
     let (home, name) = (request.home, &plan.name);
     let spec = home.spec(machine, request.boot.clone());
-    let mut guest = Machine::attach(network, spec, accelerator)?;
+    let mut guest = Machine::attach(network, spec, accelerator, request.hypervisor)?;
     if plan.disk
         && let Some(release) = request.release
     {
@@ -251,16 +234,16 @@ pub fn host<'n>(network: Option<&'n Network>, machine: &ClusterMachine, key: &Ss
 fn take_back(request: &Request<'_>, before: Option<&ClusterRecord>, made: &Made) -> Result<(), ClusterError> {
     let home = request.home;
     for (name, with_disk) in &made.machines {
-        let spec = crate::engine::machine::MachineSpec::new(name, home.machine_dir(name));
-        if let Some(process) = spec.find_process() {
-            process.kill(DEATH).map_err(naming("switching off the machine in", &spec.dir))?;
+        let spec = MachineSpec::new(name, home.machine_dir(name));
+        if let Some(running) = request.hypervisor.find(&spec)? {
+            running.power_cut()?;
         }
         if *with_disk {
             remove_if_there(&spec.dir, |path| fs::remove_dir_all(path))?;
         }
     }
     if made.network {
-        Network::remove(&home.network_name());
+        network::remove(home, request.hypervisor)?;
     }
     if let Some(base) = &made.base {
         remove_if_there(base, |path| fs::remove_file(path))?;
