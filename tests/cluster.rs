@@ -8,61 +8,38 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
-use rackstep::engine::machine::{Boot, Network, poll, tiny};
-use rackstep::exec::cluster::observe::observe;
-use rackstep::exec::cluster::up::{Request, Until, up};
-use rackstep::exec::cluster::{Home, Watcher};
-use rackstep::manifest::SourceText;
-use rackstep::manifest::cluster::parse_cluster;
-use rackstep::model::cluster::ClusterRelease;
-use rackstep::plan::cluster::plan_up;
-use serde_json::Value;
+use rackstep::engine::machine::{Hypervisor, Network, poll};
 
 #[path = "support/installable.rs"]
 mod installable;
+#[path = "support/cluster.rs"]
+mod support;
 
 use installable::{RELEASE, run, stderr};
+use support::{SOON, code, interrupt, power};
 
-/// A disk of the small release, or a bare kernel, on a machine that is busy with other things.
-const SOON: Duration = Duration::from_secs(600);
-
-/// A cluster file and a directory for state; what runs of it ends with the test.
+/// A cluster of QEMU's machines; what runs of it ends with the test.
 struct Cluster {
-    dir: tempfile::TempDir,
-    name: String,
+    cluster: support::Cluster,
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = support::Cluster;
+
+    fn deref(&self) -> &support::Cluster {
+        &self.cluster
+    }
 }
 
 impl Cluster {
     fn new(name: &str) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), name: format!("{name}-{}", std::process::id()) }
-    }
-
-    fn write(&self, computes: u32) {
-        let text = format!(
-            "name: {}\nrepo: {}\ndriver: qemu\ndisk: 4\ncontrol: {{memory: 256, cpus: 1}}\n\
-             compute: {{count: {computes}, memory: 256, cpus: 1}}\n",
-            self.name,
-            RELEASE.repo.display()
-        );
-        fs::write(self.file(), text).unwrap();
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("cluster.yaml")
+        Self { cluster: support::Cluster::new(name, "qemu") }
     }
 
     fn rackstep(&self, verb: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rackstep"));
-        command.args(["cluster", verb]).args(more).arg(self.file());
-        command.env("XDG_STATE_HOME", self.dir.path());
-        command
-    }
-
-    fn home(&self) -> PathBuf {
-        self.dir.path().join("rackstep/clusters").join(&self.name)
+        self.ask(Command::new(env!("CARGO_BIN_EXE_rackstep")), verb, more)
     }
 
     fn namespace(&self) -> PathBuf {
@@ -84,16 +61,11 @@ impl Cluster {
     }
 
     fn powers(&self) -> Vec<(String, String)> {
-        let status = run(&mut self.rackstep("status", &["--json"]));
-        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-        let text = |machine: &Value, key: &str| machine[key].as_str().unwrap().to_owned();
-        let machines = status["machines"].as_array().unwrap();
-        machines.iter().map(|machine| (text(machine, "name"), text(machine, "power"))).collect()
+        support::powers(self.rackstep("status", &["--json"]))
     }
 
     fn is_gone(&self) -> bool {
-        let processes = Command::new("pgrep").arg("-f").arg(self.dir.path()).output().unwrap();
-        !self.home().exists() && !self.namespace().exists() && processes.stdout.is_empty()
+        !self.home().exists() && !self.namespace().exists() && !self.has_processes()
     }
 }
 
@@ -101,18 +73,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = self.rackstep("down", &[]).output();
     }
-}
-
-fn power(name: &str, power: &str) -> (String, String) {
-    (name.to_owned(), power.to_owned())
-}
-
-fn interrupt(child: &std::process::Child) {
-    run(Command::new("kill").args(["-INT", &child.id().to_string()]));
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
 }
 
 #[test]
@@ -198,82 +158,12 @@ fn an_interruption_takes_back_what_this_up_made_and_no_more() {
     assert_eq!(cluster.powers(), [power("control", "on"), power("compute-1", "on")]);
 }
 
-/// What the machines of the next test do: they take what DHCP gives, and tell what they were given and whom they know.
-const INIT: &str = r#"
-ip link set lo up; ip link set eth0 up
-printf '#!/bin/sh\n[ "$1" = bound ] || exit 0\nip address add $ip/$mask dev eth0; ip route add default via $router\n' >/lease
-echo 'echo leased $ip mask $mask router $router names $dns' >>/lease
-chmod +x /lease
-udhcpc -i eth0 -s /lease -q -t 30 -T 1 </dev/null
-echo known: $(nslookup control 10.90.0.1)
-httpd -p 8000 -h /etc
-echo machine is ready
-read line
-"#;
-
-#[derive(Debug)]
-struct Quiet;
-
-impl Watcher for Quiet {
-    fn tell(&self, _machine: &str, _what: &str) {}
-    fn end(&self, _machine: &str, _what: &str) {}
-    fn stopped(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn machines_get_their_addresses_and_know_each_other() {
     let cluster = Cluster::new("tiny");
     cluster.write(1);
-    let kernel = tiny::kernel().unwrap();
-    let initramfs = cluster.dir.path().join("initramfs");
-    tiny::initramfs(&kernel, "/init", INIT, &initramfs).unwrap();
-    let arguments = "console=ttyS0 quiet panic=-1 no_timer_check".to_owned();
-
-    let text = fs::read_to_string(cluster.file()).unwrap();
-    let wanted = parse_cluster(&SourceText::new("cluster.yaml", text), "").unwrap();
-    let release = ClusterRelease {
-        repo: RELEASE.repo.clone(),
-        commit: RELEASE.commit.parse().unwrap(),
-        version: None,
-        follows: "rackstep/x86_64/test".parse().unwrap(),
-    };
-    let home = Home::new(&cluster.dir.path().join("rackstep/clusters"), &cluster.name);
-    let lock = home.lock_or_make().unwrap();
-    let plan = plan_up(&wanted, Some(&release), &observe(&home, None).unwrap()).unwrap();
-    let request = Request {
-        home: &home,
-        lock: &lock,
-        file: &cluster.file(),
-        cluster: &wanted,
-        plan: &plan,
-        release: Some(&release),
-        boot: Boot::Kernel { kernel: kernel.vmlinuz, initramfs, arguments },
-        until: Until::Power,
-        bound: SOON,
-    };
-    let make_base = |_: &ClusterRelease, _: &str, path: &Path| {
-        fs::File::create(path).unwrap().set_len(1 << 20).unwrap();
-        Ok(())
-    };
-    up(&request, &make_base, &Quiet).unwrap();
-
-    let network = Network::open(&home.network_name()).unwrap();
-    for machine in &wanted.machines {
-        let console = home.machine_dir(&machine.name).join("console.log");
-        let read = || fs::read_to_string(&console).unwrap_or_default();
-        let ready = poll(SOON, || {
-            Ok::<_, std::convert::Infallible>(read().contains("machine is ready").then_some(()))
-        });
-        assert!(ready.unwrap().is_some(), "{}", read());
-        let leased = format!("leased {} mask 24 router 10.90.0.1 names 10.90.0.1", machine.address);
-        assert!(read().contains(&leased), "{}", read());
-        let known = read().lines().find(|line| line.starts_with("known: ")).unwrap().to_owned();
-        assert!(known.contains("Address: 10.90.0.11"), "{known}");
-        network.wait_for_port(&machine.address.to_string(), 8000, SOON).unwrap();
-    }
-    drop(lock);
+    cluster.start_tiny(&Hypervisor::Qemu);
+    cluster.wait_until_known(&Network::open(&cluster.state().network_name()).unwrap());
     run(&mut cluster.rackstep("down", &[]));
     assert!(cluster.is_gone());
 }
@@ -285,11 +175,11 @@ fn what_cannot_be_is_said_before_anything_is_made() {
     assert_eq!(code(&none), 2);
     assert!(stderr(&none).contains("`rackstep cluster --help` shows a cluster file"), "{}", stderr(&none));
 
-    let sizes = "control: {memory: 256, cpus: 1}\n";
+    let sizes = "on: qemu\ncontrol: {memory: 256, cpus: 1}\n";
     for (text, told) in [
         (
             format!("{sizes}computes: {{}}\n"),
-            "cluster.yaml:2:1: unknown field `computes`, expected one of `name`",
+            "cluster.yaml:3:1: unknown field `computes`, expected one of `name`",
         ),
         (sizes.to_owned(), "control is to be made, and there is no repo to take a release from"),
         (format!("{sizes}repo: /nonexistent\n"), "/nonexistent"),

@@ -46,7 +46,8 @@ impl Libvirt {
             script += &format!("mount --bind {} {place}\n", ours.display());
         }
         fs::write(work.join("etc/qemu.conf"), CONFIGURATION).unwrap();
-        script += "exec libvirtd\n";
+        // Two at a time, each with its own.
+        script += "exec libvirtd --pid-file /run/libvirt/libvirtd.pid\n";
         let log = File::create(work.join("libvirtd.log")).unwrap();
         // `ip netns exec` makes the mount namespace: nothing that is mounted in it is seen outside.
         let mut daemon = network.command("sh");
@@ -71,6 +72,11 @@ impl Libvirt {
         command.arg(format!("--target={}", self.daemon.id())).args(["--mount", "--net"]).arg(program);
         command.env("LIBVIRT_DEFAULT_URI", "qemu:///system");
         command
+    }
+
+    /// Its address for who is elsewhere.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.work.join("run/libvirt-sock").display())
     }
 
     /// What it said.

@@ -90,7 +90,9 @@ pub(super) fn render_domain(spec: &MachineSpec, accelerator: Accelerator, place:
         escape(&console.to_string_lossy())
     ));
     lines.push("    <rng model='virtio'>\n      <backend model='random'>/dev/urandom</backend>".to_owned());
-    lines.push("    </rng>\n    <controller type='usb' model='none'/>\n    <memballoon model='none'/>".to_owned());
+    lines.push(
+        "    </rng>\n    <controller type='usb' model='none'/>\n    <memballoon model='none'/>".to_owned(),
+    );
     lines.push("  </devices>".to_owned());
     // As on QEMU alone: its files are root's, in a directory that nobody else may enter.
     lines.push("  <seclabel type='static' model='dac' relabel='no'>".to_owned());
@@ -237,7 +239,10 @@ mod tests {
     #[test]
     fn domains_by_kind() {
         let kvm = render_domain(&spec(), Accelerator::Kvm, PLACE);
-        assert!(kvm.contains("<domain type='kvm'>") && kvm.contains("<cpu mode='host-passthrough'/>"), "{kvm}");
+        assert!(
+            kvm.contains("<domain type='kvm'>") && kvm.contains("<cpu mode='host-passthrough'/>"),
+            "{kvm}"
+        );
         let mut spec = spec();
         spec.boot = Boot::Kernel {
             kernel: "/boot/vmlinuz".into(),

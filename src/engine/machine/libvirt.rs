@@ -127,7 +127,11 @@ impl Libvirt {
 
     fn virsh(&self, arguments: &[&str]) -> Result<String, CommandError> {
         let mut virsh = Command::new("virsh");
-        virsh.args(["--quiet", "--connect", &self.uri]).args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+        virsh
+            .args(["--quiet", "--connect", &self.uri])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .env("LC_ALL", "C");
         // A Ctrl-C is ours: what libvirt has begun is waited for, and then taken back.
         command::run_text(virsh.process_group(0))
     }
@@ -182,10 +186,14 @@ mod tests {
 
     #[test]
     fn libvirts_that_have_our_disks() {
-        for good in ["qemu:///system", "qemu+unix:///system", "qemu+unix:///system?socket=/run/other/libvirt-sock"] {
+        for good in
+            ["qemu:///system", "qemu+unix:///system", "qemu+unix:///system?socket=/run/other/libvirt-sock"]
+        {
             assert!(Libvirt::at(good).is_ok(), "{good}");
         }
-        for bad in ["qemu:///session", "qemu+ssh://root@rack-1/system", "test:///default", "xen:///system", ""] {
+        for bad in
+            ["qemu:///session", "qemu+ssh://root@rack-1/system", "test:///default", "xen:///system", ""]
+        {
             assert!(Libvirt::at(bad).is_err(), "{bad}");
         }
     }

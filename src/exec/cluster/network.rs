@@ -37,7 +37,8 @@ pub(super) fn ensure_dhcp(
     machines: &[ClusterMachine],
 ) -> Result<(), ClusterError> {
     let (pid, leases) = (pid_path(home), home.dir.join("dnsmasq.leases"));
-    let text = render_cluster_dnsmasq(network.bridge(), machines, ClusterFiles { pid: &pid, leases: &leases });
+    let text =
+        render_cluster_dnsmasq(network.bridge(), machines, ClusterFiles { pid: &pid, leases: &leases });
     let changed = write_atomic(&home.dhcp_path(), text.as_bytes(), 0o600, Durability::Volatile)?;
     if changed {
         end_dhcp(home)?;

@@ -41,11 +41,7 @@ pub struct MachineView {
 }
 
 /// What there is of a cluster; `release` is the one that new machines would get.
-pub fn observe(
-    home: &Home,
-    hypervisor: &Hypervisor,
-    release: Option<Commit>,
-) -> Result<Seen, ClusterError> {
+pub fn observe(home: &Home, hypervisor: &Hypervisor, release: Option<Commit>) -> Result<Seen, ClusterError> {
     let mut seen = Seen {
         network: network::open(home, hypervisor)?.is_some(),
         base: release.is_some_and(|commit| home.base_path(commit).exists()),

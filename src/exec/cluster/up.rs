@@ -15,7 +15,8 @@ use super::health::{Wanted, wait_until_healthy};
 use super::{ClusterError, Home, Host, Lock, Watcher, network};
 use crate::engine::machine::accelerator::{self, Accelerator};
 use crate::engine::machine::{
-    Boot, DiskFormat, DiskSpec, Hypervisor, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll_gently,
+    Boot, DiskFormat, DiskSpec, Hypervisor, Machine, MachineError, MachineSpec, Network, Ssh, SshKey,
+    poll_gently,
 };
 use crate::exec::files::naming;
 use crate::model::cluster::{
