@@ -8,14 +8,15 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test test-vagrant demo bench fuzz
+.PHONY: help setup check test test-cluster test-rack demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
-	@echo 'make test    everything, the machine stories last: about an hour without KVM'
+	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
-	@echo 'make test-vagrant   real vagrant and libvirt: a cluster brought up and upgraded, a blank machine imaged by the provisioner'
+	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
+	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
@@ -31,10 +32,11 @@ test: check
 	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test machine_story -- --nocapture
+
+test-cluster: setup
 	cargo test --test vagrant_cluster $(CLUSTER) -- --nocapture
 
-test-vagrant: setup
-	cargo test --test vagrant_cluster -- --nocapture
+test-rack: setup
 	cargo test --test vagrant_rack -- --nocapture
 
 demo: setup
