@@ -3,18 +3,20 @@
 # The long stories run by themselves: their tables are for people.
 STORY := imaged_upgraded_and_rolled_back_as_one
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
+RACK := a_blank_machine_beside_the_provisioner_is_imaged
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test test-vagrant demo bench fuzz
+.PHONY: help setup check test test-cluster test-rack demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
-	@echo 'make test    everything, the machine story last: the better part of an hour without KVM'
+	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
-	@echo 'make test-vagrant   two machines by real vagrant and libvirt, upgraded by rackstep cluster: twenty minutes more'
+	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
+	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
@@ -27,12 +29,15 @@ check: setup
 	cargo test --quiet --lib
 
 test: check
-	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER)
+	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test machine_story -- --nocapture
 
-test-vagrant: setup
-	cargo test --test vagrant_cluster -- --nocapture
+test-cluster: setup
+	cargo test --test vagrant_cluster $(CLUSTER) -- --nocapture
+
+test-rack: setup
+	cargo test --test vagrant_rack -- --nocapture
 
 demo: setup
 	cargo test --test machine_story -- --nocapture

@@ -25,7 +25,8 @@ impl Hosts {
         fs::create_dir_all(dir.path().join("repo")).unwrap();
         fs::create_dir(&programs).unwrap();
         fs::write(dir.path().join("repo/config"), "[core]\n").unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake_hosts.py");
+        let script =
+            Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/support/fake_hosts.py");
         for name in ["ssh", "vagrant"] {
             symlink(&script, programs.join(name)).unwrap();
         }

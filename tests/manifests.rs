@@ -14,7 +14,7 @@ const SERVICES: [&str; 3] = ["mariadb", "memcached", "keystone"];
 const STATE: &str = "/var/lib/rackstep/state/";
 
 fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("manifests")
 }
 
 fn yaml(path: &Path) -> Value {

@@ -13,6 +13,8 @@ use super::{Commit, Ref};
 pub const BRIDGE_ADDRESS: &str = "10.90.0.1/24";
 /// The same without its prefix: gateway, DHCP and name server of the machines, and where they look for releases.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
+/// Domain of the machines' names, in the part of the name space that is nobody's.
+pub const DOMAIN: &str = "cluster.internal";
 /// The port at which machines look for releases.
 pub const REPO_PORT: u16 = 8080;
 /// The port of ssh servers that were not told another.

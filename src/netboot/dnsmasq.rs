@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::ipxe::SCRIPT_QUERY;
-use crate::model::cluster::{ClusterMachine, SERVER};
+use crate::model::cluster::{ClusterMachine, DOMAIN, SERVER};
 use crate::model::rack::Rack;
 
 /// iPXE for BIOS, in Debian's `ipxe`.
@@ -120,10 +120,11 @@ pub fn render_cluster_dnsmasq(
         format!("dhcp-range={SERVER},static,12h"),
         format!("dhcp-option=option:router,{SERVER}"),
         format!("dhcp-option=option:dns-server,{SERVER}"),
+        format!("local=/{DOMAIN}/"),
     ];
     for ClusterMachine { name, address, mac, .. } in machines {
         lines.push(format!("dhcp-host={mac},{address},{name}"));
-        lines.push(format!("host-record={name},{address}"));
+        lines.push(format!("host-record={name}.{DOMAIN},{name},{address}"));
     }
     lines.join("\n") + "\n"
 }
@@ -194,7 +195,7 @@ dhcp-option-force=tag:ipxe,encap:175,176,1b
         );
         assert!(
             text.ends_with(
-                "dhcp-host=52:54:00:5a:00:0b,10.90.0.11,control\nhost-record=control,10.90.0.11\n"
+                "dhcp-host=52:54:00:5a:00:0b,10.90.0.11,control\nhost-record=control.cluster.internal,control,10.90.0.11\n"
             ),
             "{text}"
         );

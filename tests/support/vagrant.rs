@@ -18,7 +18,7 @@ const TAIL: usize = 40;
 
 /// The directory of the Vagrantfile that is under test.
 pub fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("vagrant")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("vagrant")
 }
 
 /// The commit that a machine runs.

@@ -12,7 +12,7 @@ use super::ClusterError;
 use crate::engine::machine::{Boot, DiskFormat, DiskSpec, MachineSpec};
 use crate::exec::files::{Durability, ensure_directory, naming, write_atomic};
 use crate::model::Commit;
-use crate::model::cluster::{ClusterMachine, ClusterRecord};
+use crate::model::cluster::{ClusterMachine, ClusterRecord, DOMAIN};
 
 /// How networks of clusters are called; never like those that end with their program.
 const NETWORK_PREFIX: &str = "rackstep-cluster-";
@@ -139,8 +139,9 @@ impl Home {
         spec.mac = machine.mac.to_string();
         let (path, serial) = (self.disk_path(&machine.name), machine.name.clone());
         spec.disks.push(DiskSpec { path, format: DiskFormat::Qcow2, serial });
-        // The machine has its name before anything of it starts.
+        // The machine has its name before anything of it starts. systemd-resolved asks nobody for a name without a domain.
         spec.credentials.push(("system.hostname".to_owned(), machine.name.clone()));
+        spec.credentials.push(("network.search_domains".to_owned(), DOMAIN.to_owned()));
         spec
     }
 }

@@ -91,20 +91,20 @@ fn make_inside(
         }
         packed.push(file.size);
     }
-    // All there is: contents of this kind are large, and a compressor is at work.
-    let _memory = budget.lend(u64::MAX);
+    let taking_apart = budget.lend(repack::MEMORY);
     let Some(size) = repack::is_ours(repo.open_file(new)?.content, repo.open_file(new)?.content) else {
         return Ok(None);
     };
     // An older content that cannot be read is no reason not to make the pack.
     let inside_older = || repack::inside(Checked::new(repo.open_file(older).ok()?)).ok();
     let count = |mut inside| io::copy(&mut inside, &mut io::sink()).ok();
-    let (Some(was), Some(before)) = (inside_older().and_then(count), inside_older()) else {
-        return Ok(None);
-    };
+    let Some(was) = inside_older().and_then(count) else { return Ok(None) };
     if size > packed[0].saturating_mul(repack::FACTOR) {
         return Ok(None);
     }
+    drop(taking_apart);
+    let _memory = budget.lend(repack::MEMORY + patch::make_bytes(was, size) + LARGEST as u64);
+    let Some(before) = inside_older() else { return Ok(None) };
     let file = repo.open_file(new)?;
     let (mut payload, unpacked) = begin(older, &file);
     payload.extend(repack::compressor().to_be_bytes());
