@@ -175,7 +175,7 @@ fn what_cannot_be_is_said_before_anything_is_made() {
     assert_eq!(code(&none), 2);
     assert!(stderr(&none).contains("`rackstep cluster --help` shows a cluster file"), "{}", stderr(&none));
 
-    let sizes = "on: qemu\ncontrol: {memory: 256, cpus: 1}\n";
+    let sizes = "platform: qemu\ncontrol: {memory: 256, cpus: 1}\n";
     for (text, told) in [
         (
             format!("{sizes}computes: {{}}\n"),

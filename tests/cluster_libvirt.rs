@@ -32,10 +32,10 @@ struct Laptop {
 }
 
 impl Laptop {
-    fn new(name: &str, on: &'static str) -> Self {
+    fn new(name: &str, platform: &'static str) -> Self {
         let (network, work) = (Network::create(BRIDGE).unwrap(), tempfile::tempdir().unwrap());
         let libvirt = Libvirt::start(&network, work.path());
-        Self { cluster: Cluster::new(name, on), libvirt, network, _work: work }
+        Self { cluster: Cluster::new(name, platform), libvirt, network, _work: work }
     }
 
     fn rackstep(&self, verb: &str, more: &[&str]) -> Command {
@@ -104,7 +104,7 @@ fn machines_on_libvirt_come_go_and_come_back() {
     let again = laptop.say("up", &["--until=power"]);
     assert!(again.contains("on libvirt: all of its 2 machines are on"), "{again}");
     assert_eq!((laptop.id("control"), laptop.id("compute-1")), (Some(control.clone()), Some(compute)));
-    let elsewhere = laptop.rackstep("up", &["--on=qemu"]).output().unwrap();
+    let elsewhere = laptop.rackstep("up", &["--platform=qemu"]).output().unwrap();
     assert_eq!(code(&elsewhere), 3, "{}", stderr(&elsewhere));
     assert!(
         stderr(&elsewhere).contains("its machines are on libvirt, not on QEMU"),

@@ -2,7 +2,7 @@
 //! `RACKSTEP_NEXT` are in the repo `RACKSTEP_REPO`, which `make demo` or `rackstep compose` made.
 //!
 //! `RACKSTEP_REPO=/srv/repo RACKSTEP_RELEASE=1.0.0 RACKSTEP_NEXT=1.1.0 cargo test --test cluster_real -- --ignored --nocapture`;
-//! needs root, and without KVM the better part of an hour.
+//! needs root, and without KVM the better part of an hour. `RACKSTEP_PLATFORM=libvirt` or `qemu` says who runs the machines.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -66,9 +66,10 @@ fn a_cluster_is_upgraded_and_rolled_back_in_waves() {
     let (first, next) = (variable("RACKSTEP_RELEASE"), variable("RACKSTEP_NEXT"));
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let text = format!(
-        "name: real-{}\nrepo: {}\nrelease: {first}\ndisk: 12\n\
+        "name: real-{}\nplatform: {}\nrepo: {}\nrelease: {first}\ndisk: 12\n\
          control: {{memory: 2048, cpus: 2}}\ncompute: {{count: 1, memory: 2048, cpus: 2}}\n",
         std::process::id(),
+        std::env::var("RACKSTEP_PLATFORM").unwrap_or_else(|_| "auto".to_owned()),
         variable("RACKSTEP_REPO")
     );
     fs::write(dir.path().join("cluster.yaml"), text).unwrap();

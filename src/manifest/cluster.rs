@@ -31,7 +31,7 @@ struct Fragment {
     follows: Option<Ref>,
     trusted_keys: Option<Vec<String>>,
     #[serde(default)]
-    on: On,
+    platform: PlatformChoice,
     #[serde(default)]
     driver: Driver,
     disk: Option<u64>,
@@ -51,7 +51,7 @@ struct Fragment {
 /// [`Platform`], or a choice of ours.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum On {
+enum PlatformChoice {
     #[default]
     Auto,
     Libvirt,
@@ -105,10 +105,10 @@ pub fn parse_cluster(source: &SourceText, default_name: &str) -> Result<Cluster,
         repo: fragment.repo.or(provisioner.repo),
         release: fragment.release.or(fixed).or(follows),
         trusted_keys: fragment.trusted_keys.or(provisioner.trusted_keys).unwrap_or_default(),
-        on: match fragment.on {
-            On::Auto => None,
-            On::Libvirt => Some(Platform::Libvirt),
-            On::Qemu => Some(Platform::Qemu),
+        platform: match fragment.platform {
+            PlatformChoice::Auto => None,
+            PlatformChoice::Libvirt => Some(Platform::Libvirt),
+            PlatformChoice::Qemu => Some(Platform::Qemu),
         },
         driver: fragment.driver,
         disk_gib,
@@ -205,13 +205,13 @@ compute: {count: 2, memory: 3072, cpus: 1}
 
     #[test]
     fn who_runs_machines_is_left_open_unless_it_is_said() {
-        for (line, on) in [
+        for (line, platform) in [
             ("", None),
-            ("on: auto\n", None),
-            ("on: libvirt\n", Some(Platform::Libvirt)),
-            ("on: qemu\n", Some(Platform::Qemu)),
+            ("platform: auto\n", None),
+            ("platform: libvirt\n", Some(Platform::Libvirt)),
+            ("platform: qemu\n", Some(Platform::Qemu)),
         ] {
-            assert_eq!(parse(&format!("{line}{GOOD}")).unwrap().on, on, "{line:?}");
+            assert_eq!(parse(&format!("{line}{GOOD}")).unwrap().platform, platform, "{line:?}");
         }
     }
 
@@ -242,8 +242,8 @@ compute: {count: 2, memory: 3072, cpus: 1}
             ),
             (
                 "name: dev",
-                "on: kvm",
-                "cluster.yaml:1:5",
+                "platform: kvm",
+                "cluster.yaml:1:11",
                 "unknown variant `kvm`, expected one of `auto`, `libvirt`, `qemu`",
             ),
             ("control: {memory: 4096, cpus: 2}\n", "", "cluster.yaml:1:1", "missing field `control`"),

@@ -118,7 +118,7 @@ pub struct Cluster {
     /// ed25519 public keys, base64: the release must be signed by one of them, and the machines trust them.
     pub trusted_keys: Vec<String>,
     /// Who runs machines; none: libvirt where it answers, QEMU elsewhere.
-    pub on: Option<Platform>,
+    pub platform: Option<Platform>,
     /// How machines are run.
     pub driver: Driver,
     /// Largest size of a machine's disk in GiB.
@@ -138,7 +138,7 @@ pub struct ClusterRecord {
     pub repo: Option<PathBuf>,
     /// Who runs the machines.
     #[serde(default)]
-    pub on: Platform,
+    pub platform: Platform,
     /// The machines that were made, in order.
     pub machines: Vec<ClusterMachine>,
 }

@@ -143,7 +143,7 @@ mod tests {
             repo: None,
             release: None,
             trusted_keys: Vec::new(),
-            on: None,
+            platform: None,
             driver: Driver::Auto,
             disk_gib: 40,
             machines: vec![machine("control", Role::Control), machine("compute-1", Role::Compute)],

@@ -29,22 +29,22 @@ pub const SOON: Duration = Duration::from_secs(600);
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub name: String,
-    on: &'static str,
+    platform: &'static str,
 }
 
 impl Cluster {
-    /// Nothing of it is there yet; `on` is the file's.
-    pub fn new(name: &str, on: &'static str) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), name: format!("{name}-{}", std::process::id()), on }
+    /// Nothing of it is there yet; `platform` is the file's.
+    pub fn new(name: &str, platform: &'static str) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), name: format!("{name}-{}", std::process::id()), platform }
     }
 
     pub fn write(&self, computes: u32) {
         let text = format!(
-            "name: {}\nrepo: {}\non: {}\ndriver: qemu\ndisk: 4\ncontrol: {{memory: 256, cpus: 1}}\n\
+            "name: {}\nrepo: {}\nplatform: {}\ndriver: qemu\ndisk: 4\ncontrol: {{memory: 256, cpus: 1}}\n\
              compute: {{count: {computes}, memory: 256, cpus: 1}}\n",
             self.name,
             RELEASE.repo.display(),
-            self.on
+            self.platform
         );
         fs::write(self.file(), text).unwrap();
     }

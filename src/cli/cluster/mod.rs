@@ -13,8 +13,8 @@ use super::Failure;
 
 /// Run a developer's cluster: the hosts that the racks run, on this machine.
 ///
-/// Machines are QEMU's, on a network namespace of the cluster's own; they outlive this program. `up` makes what is
-/// missing, `down` removes everything.
+/// Machines are libvirt's where it answers, QEMU's on a network namespace of the cluster's own elsewhere; they outlive
+/// this program. `up` makes what is missing, `down` removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -38,8 +38,9 @@ A cluster.yaml:
   release: 1.0.0                           left out: the newest release of the repo's ref
   control: {memory: 4096, cpus: 2}         MiB
   compute: {count: 2, memory: 3072, cpus: 2}
+  platform: libvirt                        or qemu, or auto (if left out): libvirt where it answers
 
-Then, as root (network namespaces, loop devices):
+Then, as root (networks, loop devices):
   rackstep cluster up                      makes what is missing, and waits until all services run
   rackstep cluster status
   rackstep cluster ssh control

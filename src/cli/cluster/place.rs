@@ -91,8 +91,8 @@ impl Named {
 
 /// Who runs the machines of a cluster.
 pub fn find_hypervisor(record: Option<&ClusterRecord>) -> Result<Hypervisor, Failure> {
-    let on = record.map_or(Platform::Qemu, |record| record.on);
-    Hypervisor::of(on).map_err(|error| explain(error.into()))
+    let platform = record.map_or(Platform::Qemu, |record| record.platform);
+    Hypervisor::of(platform).map_err(|error| explain(error.into()))
 }
 
 /// Namespaces, networks and loop devices are root's.
@@ -113,7 +113,7 @@ pub struct Machines {
     /// The repo of the cluster's file.
     pub repo: Option<PathBuf>,
     /// Who runs them, if we know.
-    pub on: Option<Platform>,
+    pub platform: Option<Platform>,
 }
 
 /// The machines of a cluster file, or of a Vagrant project.
@@ -122,7 +122,7 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
         let hosts = vagrant::hosts(directory).map_err(explain)?;
         let hosts = hosts.into_iter().map(|host| (host, Power::On)).collect();
         let name = directory.display().to_string();
-        return Ok(Machines { hosts, network: None, name, repo: None, on: None });
+        return Ok(Machines { hosts, network: None, name, repo: None, platform: None });
     }
     let named = read_file(file)?;
     require_root(verb)?;
@@ -139,7 +139,8 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
     };
     let hosts = record.machines.iter().map(machine).collect();
     let repo = named.cluster.repo.or(record.repo);
-    Ok(Machines { hosts, network, name: named.home.name, repo, on: Some(record.on) })
+    let platform = Some(record.platform);
+    Ok(Machines { hosts, network, name: named.home.name, repo, platform })
 }
 
 /// There is no machine of that name.

@@ -54,7 +54,7 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let views = look(&machines.hosts);
     if arguments.json {
         return print_json(
-            &serde_json::json!({ "format": JSON_FORMAT, "cluster": machines.name, "on": machines.on, "machines": views }),
+            &serde_json::json!({ "format": JSON_FORMAT, "cluster": machines.name, "platform": machines.platform, "machines": views }),
         );
     }
     for line in render(&views) {

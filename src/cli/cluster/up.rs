@@ -41,15 +41,15 @@ const NO_SCRATCH: &str = "/run";
 /// it. Ctrl-C takes back what this `up` made.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n  rackstep cluster up --on qemu\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client; or libvirt-daemon-system and libvirt-clients in place\nof iproute2."
+    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n  rackstep cluster up --platform qemu\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client; or libvirt-daemon-system and libvirt-clients in place\nof iproute2."
 )]
 pub struct Arguments {
     /// The cluster file
     #[arg(default_value = DEFAULT_FILE)]
     file: PathBuf,
-    /// Who runs the machines [default: `on` of the file, whoever runs them already, libvirt where it answers, QEMU]
+    /// Who runs the machines [default: the file's, whoever runs them already, libvirt where it answers, QEMU]
     #[arg(long, value_enum)]
-    on: Option<OnArgument>,
+    platform: Option<PlatformArgument>,
     /// What a machine must have come to
     #[arg(long, value_enum, default_value_t = UntilArgument::Services)]
     until: UntilArgument,
@@ -64,7 +64,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OnArgument {
+enum PlatformArgument {
     /// This machine's libvirt: `virsh console`, virt-manager, and machines that everything here reaches
     Libvirt,
     /// QEMU in a network namespace
@@ -86,14 +86,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let named = read_file(&arguments.file)?;
     require_root("up")?;
     // Before the lock: who makes a disk may have to start the program anew.
-    let found = look(&named, arguments.on)?;
+    let found = look(&named, arguments.platform)?;
     if arguments.dry_run {
         return print(&named, &found, arguments);
     }
     let scratch = found.plan.base.is_some().then(Scratch::enter).transpose()?;
     let stop = stop_on_interrupt();
     let lock = named.home.lock_or_make().map_err(explain)?;
-    let found = look(&named, arguments.on)?;
+    let found = look(&named, arguments.platform)?;
     let Found { hypervisor, plan, release } = &found;
     let request = Request {
         home: &named.home,
@@ -134,9 +134,9 @@ struct Found {
     release: Option<ClusterRelease>,
 }
 
-fn look(named: &Named, on: Option<OnArgument>) -> Result<Found, Failure> {
+fn look(named: &Named, wanted: Option<PlatformArgument>) -> Result<Found, Failure> {
     let Named { cluster, home, .. } = named;
-    let hypervisor = choose_hypervisor(named, on)?;
+    let hypervisor = choose_hypervisor(named, wanted)?;
     let seen = observe(home, &hypervisor, None).map_err(explain)?;
     let is_new = |name: &String| seen.machines.get(name).is_none_or(|machine| !machine.disk);
     // A release is looked for only if a machine needs it: the repo may be gone, and the cluster is there.
@@ -154,20 +154,22 @@ fn look(named: &Named, on: Option<OnArgument>) -> Result<Found, Failure> {
     Ok(Found { hypervisor, plan, release })
 }
 
-fn choose_hypervisor(named: &Named, on: Option<OnArgument>) -> Result<Hypervisor, Failure> {
-    let on = on.map(|on| match on {
-        OnArgument::Libvirt => Platform::Libvirt,
-        OnArgument::Qemu => Platform::Qemu,
+fn choose_hypervisor(named: &Named, wanted: Option<PlatformArgument>) -> Result<Hypervisor, Failure> {
+    let wanted = wanted.map(|wanted| match wanted {
+        PlatformArgument::Libvirt => Platform::Libvirt,
+        PlatformArgument::Qemu => Platform::Qemu,
     });
-    let made = named.read_record()?.map(|record| record.on);
+    let made = named.read_record()?.map(|record| record.platform);
     let libvirt_answers = || {
         let answer = Libvirt::of_this_machine().and_then(|libvirt| libvirt.require_answer());
         answer.inspect_err(|error| tracing::debug!(error = in_one_line(error), "no libvirt")).is_ok()
     };
-    let platform = choose_platform(on.or(named.cluster.on), made, libvirt_answers).map_err(|error| {
-        let told = format!("cluster {} is there: {error}", named.home.name);
-        Failure::new(Kind::Refused, told, UNCHANGED).hint("`rackstep cluster down` removes it, and its disks")
-    })?;
+    let platform =
+        choose_platform(wanted.or(named.cluster.platform), made, libvirt_answers).map_err(|error| {
+            let told = format!("cluster {} is there: {error}", named.home.name);
+            Failure::new(Kind::Refused, told, UNCHANGED)
+                .hint("`rackstep cluster down` removes it, and its disks")
+        })?;
     Hypervisor::of(platform).map_err(|error| explain(error.into()))
 }
 
@@ -259,10 +261,10 @@ fn tell_failure(error: ClusterError) -> Failure {
 fn print(named: &Named, found: &Found, arguments: &Arguments) -> Result<(), Failure> {
     let name = &named.home.name;
     let Found { hypervisor, plan, release } = found;
-    let on = hypervisor.platform();
+    let platform = hypervisor.platform();
     if arguments.json {
         let told = serde_json::json!({
-            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "on": on, "release": release, "plan": plan,
+            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "platform": platform, "release": release, "plan": plan,
             "machines": named.cluster.machines, "done": !arguments.dry_run,
         });
         return print_json(&told);
@@ -278,9 +280,9 @@ fn print(named: &Named, found: &Found, arguments: &Arguments) -> Result<(), Fail
     }
     let count = named.cluster.machines.len();
     match (lines.is_empty(), arguments.dry_run) {
-        (true, _) => say!("state: cluster {name} on {on}: all of its {count} machines are on"),
-        (false, true) => say!("state: {UNCHANGED}; it would be done on {on}"),
-        (false, false) => say!("state: cluster {name} is up on {on}: {count} machines"),
+        (true, _) => say!("state: cluster {name} on {platform}: all of its {count} machines are on"),
+        (false, true) => say!("state: {UNCHANGED}; it would be done on {platform}"),
+        (false, false) => say!("state: cluster {name} is up on {platform}: {count} machines"),
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Libvirt {
 
     pub(super) fn require(&self, accelerator: Accelerator) -> Result<(), MachineError> {
         if accelerator == Accelerator::TcgSingle {
-            let told = "libvirt emulates processors on several threads, which QEMU before 10 does wrong; `on: qemu` \
+            let told = "libvirt emulates processors on several threads, which QEMU before 10 does wrong; `platform: qemu` \
                         takes one thread";
             return Err(MachineError::Input(told.to_owned()));
         }

@@ -176,7 +176,7 @@ mod tests {
             format: RECORD_FORMAT,
             file: "/srv/dev/cluster.yaml".into(),
             repo: Some("/srv/repo".into()),
-            on: Platform::Libvirt,
+            platform: Platform::Libvirt,
             machines: vec![ClusterMachine::new("control".into(), Role::Control, 1, 1024, 1)],
         };
         home.write_record(&record).unwrap();
@@ -184,7 +184,7 @@ mod tests {
         // As it was written before there was a choice.
         let old = r#"{"format": 1, "file": "/srv/dev/cluster.yaml", "repo": null, "machines": []}"#;
         fs::write(home.dir.join("cluster.json"), old).unwrap();
-        assert_eq!(home.read_record().unwrap().unwrap().on, Platform::Qemu);
+        assert_eq!(home.read_record().unwrap().unwrap().platform, Platform::Qemu);
         fs::write(home.dir.join("cluster.json"), "{").unwrap();
         assert!(home.read_record().is_err());
     }

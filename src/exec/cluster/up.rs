@@ -155,7 +155,7 @@ fn record_of(request: &Request<'_>, before: Option<&ClusterRecord>) -> ClusterRe
         format: RECORD_FORMAT,
         file: request.file.to_owned(),
         repo: cluster.repo.clone(),
-        on: request.hypervisor.platform(),
+        platform: request.hypervisor.platform(),
         machines: cluster.machines.iter().chain(strays).cloned().collect(),
     }
 }
