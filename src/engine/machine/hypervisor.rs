@@ -1,11 +1,12 @@
-//! Who runs machines that outlive the program: the one place where QEMU of our own and libvirt differ.
+//! Who runs machines that outlive the program: where QEMU of our own and libvirt differ.
 //!
 //! | | network | machine |
 //! | --- | --- | --- |
 //! | QEMU | a namespace of its own | a process, known by its control socket |
 //! | libvirt | an isolated network of libvirt's, here | a domain, known by its UUID |
 //!
-//! Whoever uses it asks for a [`Network`], and for what is [`Running`].
+//! Whoever uses it asks for a [`Network`], for a [`super::Machine`] to switch on, and for what is [`Running`]; and never which
+//! of both it is.
 
 use std::path::PathBuf;
 use std::time::Duration;
