@@ -41,7 +41,7 @@ const NO_SCRATCH: &str = "/run";
 /// it. Ctrl-C takes back what this `up` made.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n  rackstep cluster up --platform qemu\n\nNeeds root, qemu-system-x86, dnsmasq-base, iproute2 and openssh-client; or libvirt-daemon-system and libvirt-clients in place\nof iproute2."
+    after_help = "Example:\n  rackstep cluster up\n  rackstep cluster up dev.yaml --until ssh\n  rackstep cluster up --platform qemu\n\nNeeds root, qemu-system-x86, dnsmasq-base and openssh-client; on libvirt libvirt-daemon-system,\non QEMU iproute2."
 )]
 pub struct Arguments {
     /// The cluster file
