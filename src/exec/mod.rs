@@ -18,6 +18,7 @@ pub mod phases;
 pub mod places;
 pub mod pods;
 pub mod prepare;
+pub mod prune;
 pub mod pull;
 pub mod readiness;
 pub mod revision;

@@ -85,7 +85,16 @@ pub const RELEASE_REFS: &str = "releases/";
 
 /// The version that a ref names, if it is one of [`RELEASE_REFS`].
 pub fn version_in_ref(name: &str) -> Option<&str> {
-    name.strip_prefix(RELEASE_REFS)?.split_once('/').map(|(_, version)| version)
+    release_in_ref(name).map(|(_, version)| version)
+}
+
+/// The name of the releases to which a ref belongs, if it is one of [`RELEASE_REFS`].
+pub fn name_in_ref(name: &str) -> Option<&str> {
+    release_in_ref(name).map(|(name, _)| name)
+}
+
+fn release_in_ref(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(RELEASE_REFS)?.split_once('/')
 }
 
 impl Ref {

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod compose;
 pub mod disk_image;
 pub mod imaging;
+pub mod prune;
 pub mod reap;
 pub mod rollout;
 pub mod upgrade;

@@ -1,6 +1,6 @@
 //! Bringing container images into Docker: from the release's own files, against `docker pull` from a registry on loopback.
 
-use super::session::Session;
+use super::session::{Session, warm};
 use crate::images::Edition;
 use crate::peers::Dockerd;
 use crate::release::{self, text};
@@ -13,8 +13,11 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
     let docker = Dockerd::start(session.bench, "docker-ours")?;
     let [a, b] = session.releases.clone();
     let (url, a, b) = (docker.url(), text(&a.dir()), text(&b.dir()));
+    // The peer's registry has just been written and is in memory.
+    warm(&a)?;
     let cold = session.step(&["import", &url, &a])?;
     let theirs = session.docker_pulls()?;
+    warm(&b)?;
     let upgrade = session.step(&["import", &url, &b])?;
     let nothing = session.step(&["import", &url, &b])?;
     let last = *images::names(session.bench).last().ok_or("no images")?;

@@ -27,13 +27,14 @@ pub fn run(session: &mut Session) -> Outcome<Vec<Row>> {
     std::fs::remove_dir_all(&repo)?;
 
     let deltas = [session.dir("delta-full"), session.dir("delta-update")];
-    let to = format!("--to={a}");
-    let mut make = generate(&session.repo(), &deltas[0], &["--empty", &to])?;
-    let full = session.peer("ostree static-delta from nothing", &mut make)?;
     let arguments = [format!("--from={a}"), format!("--to={b}")];
     let mut make = generate(&session.repo(), &deltas[1], &[&arguments[0], &arguments[1]])?;
     let update = session.peer("ostree static-delta of the update", &mut make)?;
     let delta_bytes = file_bytes(&deltas[1])?;
+    // The longest of all by far: last, and everything known before it is printed by then.
+    let to = format!("--to={a}");
+    let mut make = generate(&session.repo(), &deltas[0], &["--empty", &to])?;
+    let full = session.peer("ostree static-delta from nothing", &mut make)?;
     let repo = session.dir("transport-delta");
     init(&repo, "bare")?;
     let mut fetch = fetch_and_apply(session, &deltas[0], &repo)?;

@@ -1,15 +1,18 @@
 //! Which image is loaded next, while others are being loaded.
 //!
 //! 1. An image is taken when none of the layers that it misses is on its way already: Docker would unpack it twice;
-//! 2. it waits for others to end when the disk has no room for all of them at once;
-//! 3. the first failure ends everything: what is loaded stays, nothing new begins.
+//! 2. of those the smallest that brings a layer for others, who cannot begin before; else the largest, so that no core
+//!    is idle beside a long last load;
+//! 3. it waits for others to end when the disk has no room for all of them at once;
+//! 4. the first failure ends everything: what is loaded stays, nothing new begins.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::DockerError;
-use super::import::room_for;
+use super::import::{bytes_to_send, room_for};
 use crate::model::{Digest, PinnedImage};
 
 /// Images that are to be loaded, and what is known of those that are.
@@ -94,17 +97,13 @@ impl<'i> Queue<'i> {
 }
 
 impl<'i> State<'i> {
-    /// Takes the first image that may begin. Fails when one has no room although nothing else runs.
+    /// Takes the best image of those that may begin. Fails when it has no room although nothing else runs.
     fn take(
         &mut self,
         free: Option<u64>,
         data_root: &Path,
     ) -> Result<Option<(&'i PinnedImage, BTreeSet<Digest>)>, DockerError> {
-        let on_the_way: BTreeSet<Digest> =
-            self.running.iter().flat_map(|(_, chains, _)| chains).copied().collect();
-        let free_to_begin =
-            |image: &&PinnedImage| image.chains().iter().all(|chain| !on_the_way.contains(chain));
-        let Some(index) = self.waiting.iter().position(free_to_begin) else { return Ok(None) };
+        let Some(index) = self.best() else { return Ok(None) };
         let image = self.waiting[index];
         let needed = room_for(image, &self.present);
         let held: u64 = self.running.iter().map(|(.., room)| room).sum();
@@ -121,6 +120,26 @@ impl<'i> State<'i> {
         self.running.push((image.config, brings, needed));
         Ok(Some((image, self.present.clone())))
     }
+
+    /// Where the image waits that should begin next.
+    fn best(&self) -> Option<usize> {
+        let on_the_way: BTreeSet<Digest> =
+            self.running.iter().flat_map(|(_, chains, _)| chains).copied().collect();
+        let may_begin = |image: &PinnedImage| image.chains().iter().all(|chain| !on_the_way.contains(chain));
+        let wanted_by_others = |index: usize, image: &PinnedImage| {
+            let missing = image.chains().into_iter().filter(|chain| !self.present.contains(chain));
+            let others = || self.waiting.iter().enumerate().filter(|(other, _)| *other != index);
+            missing.into_iter().any(|chain| others().any(|(_, other)| other.chains().contains(&chain)))
+        };
+        let candidates = self.waiting.iter().enumerate().filter(|(_, image)| may_begin(image));
+        let keyed = candidates.map(|(index, image)| {
+            let bytes = bytes_to_send(&[image], &self.present);
+            let key = if wanted_by_others(index, image) { Ok(bytes) } else { Err(Reverse(bytes)) };
+            (key, index)
+        });
+        // `Ok` is less than `Err`, and the index keeps the given order among equals.
+        keyed.min().map(|(_, index)| index)
+    }
 }
 
 fn free_bytes(data_root: &Path) -> Option<u64> {
@@ -134,11 +153,17 @@ mod tests {
     use crate::model::PinnedLayer;
 
     fn image(layers: &[&str]) -> PinnedImage {
-        let layer = |name: &&str| PinnedLayer { diff_id: Digest::of(name.as_bytes()), size: 1000 };
+        sized(&layers.iter().map(|name| (*name, 1000)).collect::<Vec<_>>())
+    }
+
+    fn sized(layers: &[(&str, u64)]) -> PinnedImage {
+        let names: Vec<&str> = layers.iter().map(|(name, _)| *name).collect();
+        let layer =
+            |(name, size): &(&str, u64)| PinnedLayer { diff_id: Digest::of(name.as_bytes()), size: *size };
         PinnedImage {
-            reference: layers.join("/"),
+            reference: names.join("/"),
             manifest: Digest::of(b"m"),
-            config: Digest::of(layers.join("/").as_bytes()),
+            config: Digest::of(names.join("/").as_bytes()),
             layers: layers.iter().map(layer).collect(),
         }
     }
@@ -167,6 +192,27 @@ mod tests {
         }
         let order: Vec<u64> = queue.finish().unwrap().into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(order, [2000, 3, 2, 1]);
+    }
+
+    #[test]
+    fn shared_layers_come_first_and_cheaply_then_the_largest() {
+        let (base, openstack) = (("base", 50), ("openstack", 170));
+        let images = [
+            sized(&[base, openstack, ("glance", 390)]),
+            sized(&[base, openstack, ("nova", 700)]),
+            sized(&[base, openstack, ("placement", 50)]),
+            sized(&[base, ("mariadb", 200)]),
+            sized(&[base, ("memcached", 60)]),
+            sized(&[base, ("rabbitmq", 100)]),
+        ];
+        let queue = Queue::new(images.iter().collect(), BTreeSet::new());
+        assert_eq!(names(&[take(&queue, u64::MAX), take(&queue, u64::MAX)]), ["base/memcached", "-"]);
+        queue.done(&images[4], Ok(0));
+        let then = [take(&queue, u64::MAX), take(&queue, u64::MAX)];
+        assert_eq!(names(&then), ["base/openstack/placement", "base/mariadb"]);
+        queue.done(&images[2], Ok(0));
+        let rest = [take(&queue, u64::MAX), take(&queue, u64::MAX), take(&queue, u64::MAX)];
+        assert_eq!(names(&rest), ["base/openstack/nova", "base/openstack/glance", "base/rabbitmq"]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! 1. [`Repo`] is a path and a mode: cheap to clone, free to cross threads. Reading needs nothing else (`read`, `refs`);
 //! 2. writing goes through a [`Staging`]: objects are checked while they are written beside the repo's objects, flushed
 //!    with `syncfs`, and only then renamed to their names, so neither a crash nor a power cut leaves a damaged object;
-//! 3. [`Repo::commit_tree`] makes a commit on all cores, with exactly the checksum that `ostree commit` gives.
+//! 3. [`Repo::commit_tree`] makes a commit on all cores, with exactly the checksum that `ostree commit` gives;
+//! 4. what nobody needs any more goes with [`Repo::delete_commits`]; `lock` says who may work beside whom.
 //!
 //! Object formats are ours to read and write (`gvariant`), because a `GObject` must not cross threads and libostree
 //! writes one object at a time. libostree creates repos and holds the lock that keeps `ostree prune` away.
@@ -13,6 +14,8 @@ pub mod check;
 mod commit;
 mod error;
 pub mod gvariant;
+mod lock;
+mod prune;
 mod read;
 mod refs;
 mod staging;
@@ -25,9 +28,10 @@ use crate::model::{ObjectKind, ObjectName};
 pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL};
 pub use error::RepoError;
 pub use gvariant::MetaValue;
+pub use lock::{PackLock, PruneLock};
 pub use read::{CommitInfo, FileObject};
 pub use refs::Listed;
-pub(crate) use refs::write_atomically;
+pub(crate) use refs::{UNFINISHED, write_atomically};
 pub use staging::{Batch, Content, Staging};
 
 /// How a repo keeps its files.

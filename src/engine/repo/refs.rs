@@ -16,6 +16,9 @@ use crate::pack::index::index_path;
 /// A beginning of a commit must have this many digits.
 const PREFIX_LEAST: usize = 4;
 
+/// What the names of files begin with that are being written.
+pub(crate) const UNFINISHED: &str = ".tmp-";
+
 /// One release in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
@@ -224,7 +227,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RepoErro
     let writing = |source| RepoError::io("writing", path, source);
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(writing)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(parent).map_err(writing)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(parent).map_err(writing)?;
     file.write_all(bytes).map_err(writing)?;
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(readable).map_err(writing)?;

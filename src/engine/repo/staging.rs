@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, Gid, Mode as Bits, Timespec, Timestamps, Uid, XattrFla
 use sha2::{Digest as _, Sha256};
 
 use super::gvariant::FileHeader;
+use super::lock::lock_for_writing;
 use super::read::check_metadata;
 use super::{Mode, Repo, RepoError};
 use crate::model::{Digest, ObjectKind, ObjectName};
@@ -416,18 +417,6 @@ fn with_deflate<R>(level: u32, act: impl FnOnce(&mut Compress) -> R) -> R {
         }
         act(deflate)
     })
-}
-
-fn lock_for_writing(repo: &Repo) -> Result<File, RepoError> {
-    let path = repo.path().join("state/rackstep.lock");
-    let creating = |source| RepoError::io("creating", &path, source);
-    fs::create_dir_all(repo.path().join("state")).map_err(creating)?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(creating)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RepoError::Busy { path: repo.path().to_owned() }),
-        Err(source) => Err(RepoError::io("locking", &path, source.into())),
-    }
 }
 
 fn children(dir: &Path) -> Result<Vec<String>, RepoError> {

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use zstd::stream::raw::CParameter;
 
-use crate::engine::repo::{Mode, Repo, RepoError, write_atomically};
+use crate::engine::repo::{Mode, Repo, RepoError, UNFINISHED, write_atomically};
 use crate::engine::signature::SecretKey;
 use crate::exec::budget::Budget;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
@@ -130,6 +130,7 @@ pub fn write_pack(
     progress: &dyn Progress,
 ) -> Result<PackReport, PackError> {
     let in_repo = |source| PackError::Repo { to, source };
+    let _nothing_goes = repo.lock_for_packing().map_err(in_repo)?;
     let differences = options.differences && from.is_some();
     let (level, target) = match from {
         None => (options.level, options.shard_target),
@@ -259,7 +260,7 @@ impl Packer<'_> {
         let _memory = self.compressing.lend(compressor_bytes(self.level));
         let writing = |source| PackError::Write { to: self.to, path: self.dir.to_owned(), source };
         let in_repo = |source| PackError::Repo { to: self.to, source };
-        let file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(self.dir).map_err(writing)?;
+        let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(self.dir).map_err(writing)?;
         let out = io::BufWriter::with_capacity(CHUNK, file.as_file().try_clone().map_err(writing)?);
         let hashed = Hashed { inner: out, hasher: Sha256::new(), size: 0 };
         let mut encoder = zstd::Encoder::new(hashed, self.level).map_err(writing)?;

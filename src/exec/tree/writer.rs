@@ -86,6 +86,8 @@ pub fn write(
     // Read first: a key that cannot be read must not leave an unsigned release.
     let key = new.sign_key.map(SecretKey::load).transpose()?;
     let repo = Repo::create(path, Mode::Archive)?;
+    // Until the refs are there the new commit looks like one that nobody needs.
+    let _nothing_goes = repo.lock_for_packing()?;
     let version_ref: Ref = format!("releases/{}/{}", new.name, new.version).parse()?;
     let text = |value: &str| MetaValue::Text(value.to_owned());
     let mut metadata = vec![

@@ -1,5 +1,7 @@
 //! `rackstep release`: looks after a repo of releases.
 
+mod prune;
+
 use std::path::PathBuf;
 
 use super::progress::Terminal;
@@ -77,6 +79,7 @@ enum Act {
         #[arg(long, help = level_help(), value_parser = clap::value_parser!(i32).range(1..=HIGHEST_LEVEL as i64))]
         level: Option<i32>,
     },
+    Prune(prune::Arguments),
 }
 
 fn level_help() -> String {
@@ -109,6 +112,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             });
             pack(&repo, to, &from, key.as_ref(), &options)
         }
+        Act::Prune(arguments) => prune::run(&arguments),
     }
 }
 
