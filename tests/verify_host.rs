@@ -16,7 +16,7 @@ mod server;
 mod tiny_image;
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rackstep::engine::sysroot::Sysroot;
@@ -114,7 +114,7 @@ fn a_byte_flipped_in_the_repo_and_one_in_docker_are_mended_without_network() {
         mended
             .succeeded()
             .stdout
-            .contains("0 from other copies, 1 from docker, 0 over the network; 1 linked")
+            .contains("0 from other copies, 1 from docker, 0 over the network; 1 put back")
     );
     assert_eq!(fs::read(&file).unwrap(), good);
     world.assert_whole();
@@ -160,7 +160,7 @@ fn a_byte_flipped_in_the_repo_and_one_in_docker_are_mended_without_network() {
     let mended = world.verify(&["--repair"]);
     // The image that the skeleton is of stands on the damaged layer: Docker cannot give it.
     mended.failed_with(1, &["mending container images", "no second copy on this host, and fetching failed"]);
-    assert!(mended.stdout.contains("1 linked again"), "{mended}");
+    assert!(mended.stdout.contains("1 put back"), "{mended}");
     world.follow(&world.server.url());
     world.verify(&["--repair"]).succeeded();
     world.assert_whole();
@@ -189,15 +189,36 @@ fn what_has_one_copy_comes_from_the_repo_that_the_host_follows() {
 }
 
 #[test]
+fn directories_get_owner_mode_and_xattrs_back_and_what_was_in_them() {
+    let world = World::without_network();
+    let share = world.checkout().join("usr/share");
+    let (mode, tree) = (fs::metadata(&share).unwrap().mode(), share.join("tree"));
+    let files = fs::read_dir(&tree).unwrap().count();
+    fs::set_permissions(&share, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(share.parent().unwrap(), Some(1000), Some(7)).unwrap();
+    xattr::set(world.checkout().join("usr/lib"), "user.strange", b"1").unwrap();
+    fs::remove_dir_all(&tree).unwrap();
+    let found = world.verify(&[]);
+    found.failed_with(3, &[&format!("{} files and 0 container images", files + 4)]);
+    assert_eq!(found.stdout.matches("the directory has another owner, mode or xattr").count(), 3, "{found}");
+    assert!(found.stdout.contains("usr/share/tree ("), "{found}");
+    let mended = world.verify(&["--repair"]);
+    assert!(mended.succeeded().stdout.contains(&format!("{} put back", files + 4)), "{mended}");
+    assert_eq!((fs::metadata(&share).unwrap().mode(), fs::read_dir(&tree).unwrap().count()), (mode, files));
+    assert_eq!(xattr::list(world.checkout().join("usr/lib")).unwrap().count(), 0);
+    world.assert_whole();
+}
+
+#[test]
 fn an_object_that_is_gone_comes_back_from_its_checkout() {
     let world = World::without_network();
     let mut gone = None;
     world
         .releases
         .repo
-        .walk_paths(world.released.commit, &mut |path, digest| {
+        .walk_paths(world.released.commit, &mut |path, object| {
             if path == "/usr/share/tree/1" {
-                gone = Some(digest.hex());
+                gone = Some(object.digest.hex());
             }
         })
         .unwrap();

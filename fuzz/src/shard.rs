@@ -7,12 +7,12 @@
 use std::io::Read;
 use std::sync::OnceLock;
 
-use rackstep::engine::repo::gvariant::{DirTree, FileHeader, render_dir_meta};
-use rackstep::engine::repo::{Content, DEFAULT_DEFLATE_LEVEL, Mode, Repo, RepoError, Staging};
+use rackstep::engine::repo::gvariant::{DirTree, FileHeader};
+use rackstep::engine::repo::{Content, DEFAULT_DEFLATE_LEVEL, DirMeta, Mode, Repo, RepoError, Staging};
 use rackstep::exec::pull::{ShardError, take_shard};
 use rackstep::model::{Digest, ObjectKind};
 use rackstep::pack::patch::{PatchReader, Pieces, Sums, append_segment};
-use rackstep::pack::{Record, RecordKind, RecordWriter, Shard};
+use rackstep::pack::{Record, RecordKind, RecordWriter, Shard, repack};
 use sha2::{Digest as _, Sha256};
 
 use crate::scratch;
@@ -28,6 +28,17 @@ fn older() -> Vec<u8> {
     (0..2000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
+/// The same, as a program of ours compresses it.
+fn packed() -> Vec<u8> {
+    compressed(&older())
+}
+
+fn compressed(inside: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    repack::compress(inside, &mut out).expect("compressing in memory");
+    out
+}
+
 fn digest_of(prefix: &[u8], content: &[u8]) -> Digest {
     Digest::from_bytes(Sha256::new_with_prefix(prefix).chain_update(content).finalize().into())
 }
@@ -35,7 +46,21 @@ fn digest_of(prefix: &[u8], content: &[u8]) -> Digest {
 struct World {
     dir: tempfile::TempDir,
     repos: [Staging; 2],
+    known: Known,
+}
+
+/// File objects that are there before a shard comes.
+#[derive(Clone, Copy)]
+struct Known {
     older: Digest,
+    packed: Digest,
+}
+
+impl Known {
+    fn new() -> Self {
+        let prefix = header().stream_prefix();
+        Self { older: digest_of(&prefix, &older()), packed: digest_of(&prefix, &packed()) }
+    }
 }
 
 // Its staging is used by libFuzzer's one thread.
@@ -44,20 +69,22 @@ fn world() -> &'static World {
     WORLD.get_or_init(|| {
         let dir = scratch::dir();
         let prefix = header().stream_prefix();
-        let digest = digest_of(&prefix, &older());
+        let known = Known::new();
         let repos = [("bare", Mode::Bare), ("archive", Mode::Archive)].map(|(name, mode)| {
             let repo = Repo::create(&dir.path().join(name), mode).expect("making a repo");
             let staging = Staging::open(&repo, DEFAULT_DEFLATE_LEVEL).expect("opening it");
             let batch = staging.batch("older").expect("a batch").expect("a fresh one");
-            let (header, content) = (header(), older());
-            let size = content.len() as u64;
-            let content = Content { header: &header, stream: &mut content.as_slice(), size };
-            batch.write_file(digest, &prefix, content).expect("writing");
+            let header = header();
+            for (digest, bytes) in [(known.older, older()), (known.packed, packed())] {
+                let size = bytes.len() as u64;
+                let content = Content { header: &header, stream: &mut bytes.as_slice(), size };
+                batch.write_file(digest, &prefix, content).expect("writing");
+            }
             batch.finish().expect("finishing");
             staging.publish().expect("publishing");
             staging
         });
-        World { dir, repos, older: digest }
+        World { dir, repos, known }
     })
 }
 
@@ -66,7 +93,7 @@ pub fn run(data: &[u8]) {
     let mut raw = records.to_vec();
     let world = world();
     if switches & 1 == 0 {
-        mend_digests(&mut raw, world.older);
+        mend_digests(&mut raw, &world.known);
     }
     let staging = &world.repos[usize::from(switches & 2 == 0)];
     let file = zstd::bulk::compress(&raw, 1).expect("compressing");
@@ -87,7 +114,7 @@ pub fn run(data: &[u8]) {
     let tmp = walkdir::WalkDir::new(repo.path().join("tmp")).into_iter().flatten();
     let left = tmp.filter(|entry| entry.path().to_string_lossy().contains("rackstep-") && entry.depth() > 1);
     assert_eq!(left.count(), 0, "left in tmp");
-    for path in check_objects(repo, world.older) {
+    for path in check_objects(repo, &world.known) {
         std::fs::remove_file(repo.path().join("objects").join(path)).expect("removing an object");
     }
 }
@@ -100,7 +127,7 @@ fn is_of_the_file_system(error: &RepoError) -> bool {
 }
 
 /// Every object that came: it is what its name says.
-fn check_objects(repo: &Repo, older: Digest) -> Vec<String> {
+fn check_objects(repo: &Repo, known: &Known) -> Vec<String> {
     let mut paths = Vec::new();
     let objects = repo.path().join("objects");
     for head in scratch::names(&objects) {
@@ -109,7 +136,7 @@ fn check_objects(repo: &Repo, older: Digest) -> Vec<String> {
             let digest = Digest::parse_hex(&format!("{head}{digest}")).expect("an object's name");
             let path = format!("{head}/{tail}");
             match kind {
-                "file" | "filez" if digest == older => continue,
+                "file" | "filez" if digest == known.older || digest == known.packed => continue,
                 "file" | "filez" => {
                     let mut file = repo.open_file(&digest).expect("opening an object");
                     let mut content = Vec::new();
@@ -130,7 +157,7 @@ fn check_objects(repo: &Repo, older: Digest) -> Vec<String> {
 }
 
 /// Gives each record the digest of what it holds.
-fn mend_digests(raw: &mut [u8], older_digest: Digest) {
+fn mend_digests(raw: &mut [u8], known: &Known) {
     let mut at = MAGIC;
     while let Some(head) = raw.get(at..at + HEAD) {
         let kind = head[0];
@@ -143,8 +170,9 @@ fn mend_digests(raw: &mut [u8], older_digest: Digest) {
         };
         let digest = match kind {
             1..=4 => Some(Digest::of(payload)),
-            5 => digest_of_patch(Sums::Bytes, payload, older_digest),
-            6 => digest_of_patch(Sums::Runs, payload, older_digest),
+            5 => digest_of_patch(Sums::Bytes, payload, known),
+            6 => digest_of_patch(Sums::Runs, payload, known),
+            7 => digest_of_packed_patch(payload, known),
             _ => None,
         };
         let next = begin + payload.len();
@@ -155,35 +183,54 @@ fn mend_digests(raw: &mut [u8], older_digest: Digest) {
     }
 }
 
-fn digest_of_patch(sums: Sums, payload: &[u8], older_digest: Digest) -> Option<Digest> {
-    let mut rest = payload.strip_prefix(older_digest.as_bytes())?;
+fn digest_of_patch(sums: Sums, payload: &[u8], known: &Known) -> Option<Digest> {
+    let mut rest = payload.strip_prefix(known.older.as_bytes())?;
     let (_, prefix) = FileHeader::read(&mut rest).ok()?;
     let (size, segments) = rest.split_first_chunk::<8>()?;
+    Some(digest_of(&prefix, &patched(sums, segments, *size)?))
+}
+
+fn digest_of_packed_patch(payload: &[u8], known: &Known) -> Option<Digest> {
+    let mut rest = payload.strip_prefix(known.packed.as_bytes())?;
+    let (_, prefix) = FileHeader::read(&mut rest).ok()?;
+    let (_size_and_compressor, rest) = rest.split_first_chunk::<12>()?;
+    let (inside, segments) = rest.split_first_chunk::<8>()?;
+    Some(digest_of(&prefix, &compressed(&patched(Sums::Runs, segments, *inside)?)))
+}
+
+/// What segments make of [`older`].
+fn patched(sums: Sums, segments: &[u8], size: [u8; 8]) -> Option<Vec<u8>> {
     let older = older();
     let pieces = Pieces::new(older.as_slice(), older.len() as u64);
     let mut content = Vec::new();
-    let mut stream = PatchReader::new(sums, segments, pieces, u64::from_be_bytes(*size));
+    let mut stream = PatchReader::new(sums, segments, pieces, u64::from_be_bytes(size));
     stream.by_ref().take(1 << 20).read_to_end(&mut content).ok()?;
-    Some(digest_of(&prefix, &content))
+    Some(content)
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
     let file = |header: &FileHeader, content: &[u8]| [header.stream_prefix().as_slice(), content].concat();
     let digest = Digest::of(b"x");
     let tree = DirTree { files: vec![("a".into(), digest)], dirs: vec![("b".into(), digest, digest)] };
-    let meta = render_dir_meta(0, 0, 0o040_755, &vec![]);
+    let meta = DirMeta { uid: 0, gid: 0, mode: 0o040_755, xattrs: vec![] }.render();
     let link = FileHeader { mode: 0o120_777, target: "../../x".into(), ..header() };
     let xattrs = vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), b"2".to_vec())];
     let marked = FileHeader { mode: 0o104_755, uid: 5, gid: 6, xattrs, ..header() };
-    let older_digest = digest_of(&header().stream_prefix(), &older());
+    let known = Known::new();
     let mut new = older();
     new.iter_mut().step_by(31).for_each(|byte| *byte ^= 3);
-    let mut patch = older_digest.as_bytes().to_vec();
+    let mut patch = known.older.as_bytes().to_vec();
     patch.extend(header().stream_prefix());
     patch.extend((new.len() as u64).to_be_bytes());
     append_segment(&mut patch, 0, &older(), &new);
+    let mut packed_patch = known.packed.as_bytes().to_vec();
+    packed_patch.extend(header().stream_prefix());
+    packed_patch.extend((compressed(&new).len() as u64).to_be_bytes());
+    packed_patch.extend(repack::compressor().to_be_bytes());
+    packed_patch.extend((new.len() as u64).to_be_bytes());
+    append_segment(&mut packed_patch, 0, &older(), &new);
     let object = RecordKind::Object;
-    let shards: [Vec<(RecordKind, Vec<u8>)>; 5] = [
+    let shards: [Vec<(RecordKind, Vec<u8>)>; 6] = [
         vec![(object(ObjectKind::DirTree), tree.render()), (object(ObjectKind::DirMeta), meta)],
         vec![
             (object(ObjectKind::File), file(&header(), b"hello")),
@@ -194,6 +241,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             (object(ObjectKind::File), file(&header(), b"")),
         ],
         vec![(RecordKind::FilePatch(Sums::Runs), patch.clone())],
+        vec![(RecordKind::PackedPatch, packed_patch)],
         vec![(RecordKind::FilePatch(Sums::Runs), patch), (object(ObjectKind::File), file(&marked, b"again"))],
     ];
     let mut seeds = Vec::new();

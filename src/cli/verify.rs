@@ -11,9 +11,10 @@ use crate::engine::docker::Docker;
 use crate::engine::repo::check::Condition;
 use crate::engine::sysroot::Sysroot;
 use crate::exec::verify::{
-    FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
+    BadPath, FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
     pinned_deployments, repair_files, repair_host, stop_services, verify_files, verify_host,
 };
+use crate::model::ObjectKind;
 
 /// Read every file of every deployment and every pinned container image back.
 ///
@@ -87,7 +88,7 @@ impl Mended {
         self.files_from_this_host += files.from_files;
         self.files_from_docker += files.from_docker;
         self.files_fetched += files.fetched;
-        self.files_linked += files.linked;
+        self.files_linked += files.put_back;
     }
 }
 
@@ -156,8 +157,8 @@ impl Work<'_> {
             files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
             self.tell(|| {
                 print_line(&format!(
-                    "mended: {} from other copies, {} from docker, {} over the network; {} linked again",
-                    done.from_files, done.from_docker, done.fetched, done.linked
+                    "mended: {} from other copies, {} from docker, {} over the network; {} put back",
+                    done.from_files, done.from_docker, done.fetched, done.put_back
                 ));
                 print_files(&files);
             });
@@ -255,18 +256,17 @@ fn bad_files(files: &FilesReport) -> Vec<BadFile> {
             Condition::Good | Condition::Missing => "not in the repo".to_owned(),
         },
     });
-    let links = files.links.iter().map(|link| BadFile {
-        path: link.file.display().to_string(),
-        object: format!("{}.file", link.object.hex()),
-        problem: if link.missing { "not in the checkout" } else { "the checkout has another file" }
-            .to_owned(),
+    let bad_path = |bad: &BadPath, missing: &str, other: &str| BadFile {
+        path: bad.path.display().to_string(),
+        object: bad.object.to_string(),
+        problem: if bad.missing { missing } else { other }.to_owned(),
+    };
+    let checkouts = files.checkouts.iter().map(|bad| match bad.object.kind {
+        ObjectKind::File => bad_path(bad, "not in the checkout", "the checkout has another file"),
+        _ => bad_path(bad, "not in the checkout", "the directory has another owner, mode or xattr"),
     });
-    let boot = files.boot.iter().map(|copy| BadFile {
-        path: copy.file.display().to_string(),
-        object: format!("{}.file", copy.object.hex()),
-        problem: if copy.missing { "not in /boot" } else { "the boot loader has another file" }.to_owned(),
-    });
-    objects.chain(links).chain(boot).collect()
+    let boot = files.boot.iter().map(|bad| bad_path(bad, "not in /boot", "the boot loader has another file"));
+    objects.chain(checkouts).chain(boot).collect()
 }
 
 fn answer(files: &FilesReport, images: &[Verified], mended: Option<Mended>) -> Answer {

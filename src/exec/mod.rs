@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod budget;
 pub mod call_home;
+pub mod changes;
 pub mod cluster;
 pub mod compose;
 pub mod config;

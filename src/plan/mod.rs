@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod boot;
+pub mod changes;
 pub mod cluster;
 pub mod compose;
 pub mod disk_image;

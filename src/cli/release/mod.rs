@@ -1,5 +1,6 @@
 //! `rackstep release`: looks after a repo of releases.
 
+mod diff;
 mod prune;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ enum Act {
         #[arg(long)]
         json: bool,
     },
+    Diff(diff::Arguments),
     /// Make a key pair: FILE (secret, keep it) and FILE.pub (for the hosts).
     Keygen {
         /// Where the secret key goes; must not exist.
@@ -95,6 +97,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             let repo = open(&repo)?;
             show(&repo, resolve(&repo, &revision)?, keys.as_deref(), json)
         }
+        Act::Diff(arguments) => diff::run(&arguments),
         Act::Keygen { file } => keygen(&file),
         Act::Sign { repo, revision, key } => {
             let repo = open(&repo)?;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::read::{check_metadata, open_bare_file};
-use super::{FileObject, Repo, RepoError};
+use super::{DirMeta, FileObject, Repo, RepoError};
 use crate::model::{Commit, Digest, ObjectKind, ObjectName};
 
 /// Bytes read at a time.
@@ -76,6 +76,11 @@ impl Repo {
 /// Opens a file or link of a checkout as the file object that it would be in a repo.
 pub fn open_checkout_file(path: &Path) -> io::Result<FileObject> {
     open_bare_file(path)
+}
+
+/// The name that a directory of a checkout has as a dirmeta object.
+pub fn digest_of_directory(path: &Path) -> io::Result<Digest> {
+    Ok(Digest::of(&DirMeta::read(path)?.render()))
 }
 
 /// The name that a file object with these bytes has: sha256 of its header and content (libostree, `ostree-core.c`).

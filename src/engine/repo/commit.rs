@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::gvariant::{self, CommitObject, DirTree, FileHeader, MetaValue};
+use super::gvariant::{CommitObject, DirTree, FileHeader, MetaValue};
 use super::read::{link_target, read_xattrs};
 use super::refs::write_atomically;
 use super::staging::{Batch, Content};
-use super::{Repo, RepoError, Staging};
+use super::{DirMeta, Repo, RepoError, Staging};
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress, Ref};
 
 /// Deflate level for archive repos: packs are the transport, and level 2 is several times faster than zlib's usual 6.
@@ -303,9 +303,7 @@ fn write_directories(
     for (index, directory) in tree.dirs.iter().enumerate().rev() {
         let path = directory.path.as_path();
         let reading = |source| RepoError::io("reading", path, source);
-        let stat = fs::symlink_metadata(path).map_err(reading)?;
-        let xattrs = read_xattrs(path).map_err(reading)?;
-        let meta = gvariant::render_dir_meta(stat.uid(), stat.gid(), stat.mode(), &xattrs);
+        let meta = DirMeta::read(path).map_err(reading)?.render();
         let names = DirTree {
             files: directory.files.iter().map(|(name, task)| (name.clone(), files[*task])).collect(),
             dirs: directory

@@ -37,7 +37,7 @@ const NO_ONE: u32 = u32::MAX;
 const XATTRS: &str = "a(ayay)";
 const FILE_HEADER: &str = "(uuuusa(ayay))";
 const ARCHIVE_HEADER: &str = "(tuuuusa(ayay))";
-const DIR_META: &str = "(uuua(ayay))";
+pub(super) const DIR_META: &str = "(uuua(ayay))";
 const DIR_TREE: &str = "(a(say)a(sayay))";
 const COMMIT: &str = "(a{sv}aya(say)sstayay)";
 /// The type of detached metadata.
@@ -48,7 +48,7 @@ pub const METADATA: &str = "a{sv}";
 #[error("{0}")]
 pub struct Malformed(pub String);
 
-fn malformed<T>(reason: impl Into<String>) -> Result<T, Malformed> {
+pub(super) fn malformed<T>(reason: impl Into<String>) -> Result<T, Malformed> {
     Err(Malformed(reason.into()))
 }
 
@@ -149,23 +149,6 @@ impl FileHeader {
         } else {
             malformed("xattrs that are not in order, or twice")
         }
-    }
-}
-
-/// A directory's owner, mode and xattrs, as a dirmeta object.
-pub fn render_dir_meta(uid: u32, gid: u32, mode: u32, xattrs: &Xattrs) -> Vec<u8> {
-    let fields: [Variant; 4] =
-        [uid.to_be().into(), gid.to_be().into(), mode.to_be().into(), xattrs_variant(xattrs)];
-    Variant::tuple_from_iter(fields).data().to_vec()
-}
-
-/// Checks a dirmeta object: normal form, and a directory's mode.
-pub fn check_dir_meta(bytes: &[u8]) -> Result<(), Malformed> {
-    let mode = u32::from_be(field::<u32>(&parse(bytes, DIR_META)?, 2)?);
-    if mode & KIND_MASK == KIND_DIRECTORY {
-        Ok(())
-    } else {
-        malformed(format!("mode {mode:o} of a directory"))
     }
 }
 
@@ -370,7 +353,7 @@ fn dict_entry(key: &str, value: &Variant) -> Variant {
     glib::variant::DictEntry::new(key.to_owned(), value.clone()).to_variant()
 }
 
-fn field<T: glib::variant::FromVariant>(variant: &Variant, index: usize) -> Result<T, Malformed> {
+pub(super) fn field<T: glib::variant::FromVariant>(variant: &Variant, index: usize) -> Result<T, Malformed> {
     variant.child_value(index).get::<T>().ok_or_else(|| Malformed(format!("field {index} has another type")))
 }
 
@@ -384,7 +367,7 @@ fn digest_field(variant: &Variant, index: usize) -> Result<Digest, Malformed> {
     Ok(Digest::from_bytes(bytes))
 }
 
-fn xattrs_variant(xattrs: &Xattrs) -> Variant {
+pub(super) fn xattrs_variant(xattrs: &Xattrs) -> Variant {
     array(
         "(ayay)",
         xattrs.iter().map(|(name, value)| {
@@ -395,7 +378,7 @@ fn xattrs_variant(xattrs: &Xattrs) -> Variant {
     )
 }
 
-fn parse_xattrs(variant: &Variant) -> Result<Xattrs, Malformed> {
+pub(super) fn parse_xattrs(variant: &Variant) -> Result<Xattrs, Malformed> {
     debug_assert_eq!(variant.type_().as_str(), XATTRS);
     let mut xattrs = Xattrs::new();
     for entry in variant.iter() {

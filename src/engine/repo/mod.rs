@@ -12,6 +12,7 @@
 
 pub mod check;
 mod commit;
+mod dir_meta;
 mod error;
 pub mod gvariant;
 mod lock;
@@ -26,6 +27,7 @@ use std::{fs, io};
 use crate::model::{ObjectKind, ObjectName};
 
 pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL};
+pub use dir_meta::DirMeta;
 pub use error::RepoError;
 pub use gvariant::MetaValue;
 pub use lock::{PackLock, PruneLock};

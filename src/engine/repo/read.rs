@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 
-use super::gvariant::{self, CommitObject, DirTree, FileHeader, MetaValue, Xattrs};
+use super::gvariant::{CommitObject, DirTree, FileHeader, MetaValue, Xattrs};
 use super::refs::write_atomically;
-use super::{Mode, Repo, RepoError};
+use super::{DirMeta, Mode, Repo, RepoError};
 use crate::model::{Commit, Digest, KERNEL_ARGUMENTS, ObjectKind, ObjectName, RELEASE_DIR, ReleaseInfo};
 
 /// How many symbolic links a path may lead through.
@@ -180,19 +180,35 @@ impl Repo {
         Ok(())
     }
 
-    /// Calls `seen(path, digest)` for every file and link of the commit, as often as there are paths to it.
-    pub fn walk_paths(&self, commit: Commit, seen: &mut dyn FnMut(&str, Digest)) -> Result<(), RepoError> {
-        let mut pending = vec![(String::from("/"), self.commit_info(commit)?.root.0)];
+    /// Calls `seen(path, object)` for every path of the commit, as often as there are paths to an object: with the dirmeta
+    /// of a directory, before what is in it, and with the file object of a file or link.
+    pub fn walk_paths(
+        &self,
+        commit: Commit,
+        seen: &mut dyn FnMut(&str, ObjectName),
+    ) -> Result<(), RepoError> {
+        let (root, meta) = self.commit_info(commit)?.root;
+        seen("/", ObjectName::new(ObjectKind::DirMeta, meta));
+        let mut pending = vec![(String::from("/"), root)];
         while let Some((path, tree)) = pending.pop() {
             let names = self.read_tree(&tree)?;
             for (name, file) in names.files {
-                seen(&format!("{path}{name}"), file);
+                seen(&format!("{path}{name}"), ObjectName::new(ObjectKind::File, file));
             }
-            for (name, tree, _) in names.dirs.into_iter().rev() {
-                pending.push((format!("{path}{name}/"), tree));
+            for (name, tree, meta) in names.dirs.into_iter().rev() {
+                let path = format!("{path}{name}");
+                seen(&path, ObjectName::new(ObjectKind::DirMeta, meta));
+                pending.push((path + "/", tree));
             }
         }
         Ok(())
+    }
+
+    /// A directory's owner, mode and xattrs.
+    pub fn read_dir_meta(&self, digest: &Digest) -> Result<DirMeta, RepoError> {
+        let object = ObjectName::new(ObjectKind::DirMeta, *digest);
+        DirMeta::parse(&self.read_metadata(&object)?)
+            .map_err(|source| RepoError::Malformed { object, source })
     }
 
     /// Every object of the commit, each once.
@@ -334,7 +350,7 @@ pub(super) fn read_xattrs(path: &Path) -> io::Result<Xattrs> {
 pub(crate) fn check_metadata(object: &ObjectName, bytes: &[u8]) -> Result<(), RepoError> {
     match object.kind {
         ObjectKind::DirTree => DirTree::parse(bytes).map(drop),
-        ObjectKind::DirMeta => gvariant::check_dir_meta(bytes),
+        ObjectKind::DirMeta => DirMeta::parse(bytes).map(drop),
         ObjectKind::Commit => CommitObject::parse(bytes).map(drop),
         ObjectKind::File => Ok(()),
     }

@@ -32,7 +32,11 @@ impl<'r> Older<'r> {
     pub fn of(repo: &'r Repo, commit: Commit) -> Result<Self, RepoError> {
         let mut older =
             Self { repo, paths: HashMap::new(), likenesses: HashMap::new(), names: HashMap::new() };
-        repo.walk_paths(commit, &mut |path, digest| {
+        repo.walk_paths(commit, &mut |path, object| {
+            if object.kind != ObjectKind::File {
+                return;
+            }
+            let digest = object.digest;
             older.paths.insert(path.to_owned(), digest);
             let likeness = likeness(path);
             if let Some(name) = name_of(&likeness) {

@@ -1,7 +1,8 @@
 //! Reads every file of every deployment: its objects in the repo, that its checkout is made of them, and what of it is in /boot.
 //!
 //! A checkout's files are hard links to the repo's objects, so what was read under one name need not be read under the
-//! other; only what stands apart is (libostree copies empty files, and mending makes new objects).
+//! other; only what stands apart is (libostree copies empty files, and mending makes new objects). Directories are
+//! compared by owner, mode and xattrs.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::VerifyHostError;
-use crate::engine::repo::check::{Condition, digest_of, open_checkout_file};
+use crate::engine::repo::check::{Condition, digest_of, digest_of_directory, open_checkout_file};
 use crate::engine::repo::{FileObject, Repo, RepoError};
 use crate::engine::sysroot::Sysroot;
 use crate::model::{Commit, Deployment, Digest, ObjectKind, ObjectName, Progress};
@@ -28,13 +29,13 @@ pub struct BadObject {
     pub condition: Condition,
 }
 
-/// A file of a checkout, or of /boot, that is not the release's.
+/// A file or directory of a checkout, or a file of /boot, that is not the release's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLink {
+pub struct BadPath {
     /// Where it is on this machine.
-    pub file: PathBuf,
-    /// The object that it should be.
-    pub object: Digest,
+    pub path: PathBuf,
+    /// The object that it should be: a file's, or a directory's owner, mode and xattrs.
+    pub object: ObjectName,
     /// True when there is nothing.
     pub missing: bool,
 }
@@ -48,16 +49,16 @@ pub struct FilesReport {
     pub bytes: u64,
     /// Objects that are bad.
     pub bad: Vec<BadObject>,
-    /// Files of checkouts that are bad beside that.
-    pub links: Vec<BadLink>,
+    /// Files and directories of checkouts that are bad beside that.
+    pub checkouts: Vec<BadPath>,
     /// Kernels and initramfs in /boot that are not their releases'.
-    pub boot: Vec<BadLink>,
+    pub boot: Vec<BadPath>,
 }
 
 impl FilesReport {
     /// How many things are wrong.
     pub fn faults(&self) -> usize {
-        self.bad.len() + self.links.len() + self.boot.len()
+        self.bad.len() + self.checkouts.len() + self.boot.len()
     }
 }
 
@@ -84,11 +85,11 @@ impl<'a> HostFiles<'a> {
         commits
     }
 
-    /// Calls `seen(file, digest)` for every file of every checkout whose release can be read.
-    fn each_file(&self, seen: &mut dyn FnMut(PathBuf, Digest)) -> Result<(), VerifyHostError> {
+    /// Calls `seen(path, object)` for every file and directory of every checkout whose release can be read.
+    fn each_path(&self, seen: &mut dyn FnMut(PathBuf, ObjectName)) -> Result<(), VerifyHostError> {
         for deployment in &self.deployments {
             let root = self.sysroot.path().join(&deployment.path);
-            let mut found = |path: &str, digest| seen(root.join(path.trim_start_matches('/')), digest);
+            let mut found = |path: &str, object| seen(root.join(path.trim_start_matches('/')), object);
             match self.repo.walk_paths(deployment.id.commit, &mut found) {
                 // Told as a bad object already.
                 Err(RepoError::Missing { .. } | RepoError::Damaged { .. } | RepoError::Malformed { .. }) => {}
@@ -99,83 +100,96 @@ impl<'a> HostFiles<'a> {
     }
 
     /// The files that should be these objects.
-    pub fn files_of(&self, objects: &[ObjectName]) -> Result<HashMap<Digest, Vec<PathBuf>>, VerifyHostError> {
-        let mut files: HashMap<Digest, Vec<PathBuf>> =
-            objects.iter().map(|object| (object.digest, Vec::new())).collect();
-        self.each_file(&mut |file, digest| {
-            if let Some(files) = files.get_mut(&digest) {
-                files.push(file);
+    pub fn files_of(
+        &self,
+        objects: &[ObjectName],
+    ) -> Result<HashMap<ObjectName, Vec<PathBuf>>, VerifyHostError> {
+        let mut files: HashMap<ObjectName, Vec<PathBuf>> =
+            objects.iter().map(|object| (*object, Vec::new())).collect();
+        let mut note = |path, object| {
+            if let Some(files) = files.get_mut(&object) {
+                files.push(path);
             }
-        })?;
-        for (copy, digest) in self.boot_files()? {
-            if let Some(files) = files.get_mut(&digest) {
-                files.push(copy);
-            }
+        };
+        self.each_path(&mut note)?;
+        for (copy, object) in self.boot_files()? {
+            note(copy, object);
         }
         Ok(files)
     }
 
     /// What the boot loader reads, with the object that each file is a copy of.
-    fn boot_files(&self) -> Result<Vec<(PathBuf, Digest)>, VerifyHostError> {
+    fn boot_files(&self) -> Result<Vec<(PathBuf, ObjectName)>, VerifyHostError> {
         let copies: HashMap<PathBuf, PathBuf> =
             self.sysroot.boot_copies().into_iter().map(|both| (both.original, both.copy)).collect();
         let mut files = Vec::new();
-        self.each_file(&mut |file, digest| {
-            if let Some(copy) = copies.get(&file) {
-                files.push((copy.clone(), digest));
+        self.each_path(&mut |path, object| {
+            if let Some(copy) = copies.get(&path) {
+                files.push((copy.clone(), object));
             }
         })?;
         Ok(files)
     }
 
     /// Every file that the boot loader reads and that has not the content of its object. Owner and mode may differ there.
-    pub fn bad_boot_files(&self) -> Result<Vec<BadLink>, VerifyHostError> {
-        let judge_copy = |(file, object): (PathBuf, Digest)| {
-            let header = match self.repo.open_file(&object) {
+    pub fn bad_boot_files(&self) -> Result<Vec<BadPath>, VerifyHostError> {
+        let judge_copy = |(copy, object): (PathBuf, ObjectName)| {
+            let header = match self.repo.open_file(&object.digest) {
                 Ok(opened) => opened.header,
                 // Told as a bad object already.
                 Err(RepoError::Missing { .. }) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
-            judge(file, object, |file| Ok(FileObject { header, ..open_checkout_file(file)? }))
+            judge(copy, object, |copy| digest_of_file(FileObject { header, ..open_checkout_file(copy)? }))
         };
         self.boot_files()?.into_iter().filter_map(|both| judge_copy(both).transpose()).collect()
     }
 
-    /// Every file of a checkout that is not the object that it should be; objects themselves are not looked into.
-    pub fn bad_links(&self) -> Result<Vec<BadLink>, VerifyHostError> {
+    /// Everything in a checkout that is not the object that it should be, a directory before what is in it; objects
+    /// themselves are not looked into.
+    pub fn bad_paths(&self) -> Result<Vec<BadPath>, VerifyHostError> {
         let mut objects: HashMap<Digest, Option<(u64, u64)>> = HashMap::new();
         let mut apart = Vec::new();
-        self.each_file(&mut |file, digest| {
-            let object = *objects.entry(digest).or_insert_with(|| {
-                let path = self.repo.object_path(&ObjectName::new(ObjectKind::File, digest));
-                fs::symlink_metadata(path).ok().map(|stat| (stat.dev(), stat.ino()))
-            });
-            let here = fs::symlink_metadata(&file).ok().map(|stat| (stat.dev(), stat.ino()));
-            if here.is_none() || here != object {
-                apart.push((file, digest));
+        let identity = |path: &Path| fs::symlink_metadata(path).ok().map(|stat| (stat.dev(), stat.ino()));
+        self.each_path(&mut |path, object| {
+            if object.kind == ObjectKind::File {
+                let of_object = *objects
+                    .entry(object.digest)
+                    .or_insert_with(|| identity(&self.repo.object_path(&object)));
+                let here = identity(&path);
+                if here.is_some() && here == of_object {
+                    return;
+                }
             }
+            apart.push((path, object));
         })?;
+        let digest_at = |object: ObjectName, path: &Path| match object.kind {
+            ObjectKind::File => digest_of_file(open_checkout_file(path)?),
+            _ => digest_of_directory(path),
+        };
         apart
             .into_par_iter()
-            .filter_map(|(file, digest)| judge(file, digest, open_checkout_file).transpose())
+            .filter_map(|(path, object)| judge(path, object, |path| digest_at(object, path)).transpose())
             .collect()
     }
 }
 
+fn digest_of_file(mut opened: FileObject) -> io::Result<Digest> {
+    digest_of(&mut opened, &|_| ())
+}
+
 fn judge(
-    file: PathBuf,
-    object: Digest,
-    open: impl FnOnce(&Path) -> io::Result<FileObject>,
-) -> Result<Option<BadLink>, VerifyHostError> {
-    let got = open(&file).and_then(|mut opened| digest_of(&mut opened, &|_| ()));
-    match got {
-        Ok(got) if got == object => Ok(None),
-        Ok(_) => Ok(Some(BadLink { file, object, missing: false })),
+    path: PathBuf,
+    object: ObjectName,
+    digest: impl FnOnce(&Path) -> io::Result<Digest>,
+) -> Result<Option<BadPath>, VerifyHostError> {
+    match digest(&path) {
+        Ok(got) if got == object.digest => Ok(None),
+        Ok(_) => Ok(Some(BadPath { path, object, missing: false })),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(Some(BadLink { file, object, missing: true }))
+            Ok(Some(BadPath { path, object, missing: true }))
         }
-        Err(source) => Err(VerifyHostError::Read { path: file, source }),
+        Err(source) => Err(VerifyHostError::Read { path, source }),
     }
 }
 
@@ -196,9 +210,9 @@ pub fn verify_files(sysroot: &Sysroot, progress: &dyn Progress) -> Result<FilesR
             Err(error) => Some(Err(error)),
         })
         .collect::<Result<Vec<_>, RepoError>>()?;
-    let links = host.bad_links()?;
+    let checkouts = host.bad_paths()?;
     let boot = host.bad_boot_files()?;
-    let report = FilesReport { objects: objects.len(), bytes, bad, links, boot };
+    let report = FilesReport { objects: objects.len(), bytes, bad, checkouts, boot };
     progress.end(&format!("{} objects read, {} faults", report.objects, report.faults()));
     Ok(report)
 }

@@ -3,7 +3,8 @@
 //! 1. Another copy on this disk: what the boot loader reads, or a file of a checkout that no longer is the object's hard link;
 //! 2. for files of container images: Docker's copy, taken apart as compose took it apart. No network;
 //! 3. the network, for what has no second copy here;
-//! 4. every checkout gets hard links to the new objects, and /boot new copies of its kernels, one rename at a time.
+//! 4. every checkout gets its directories back and hard links to the new objects, and /boot new copies of its kernels, one
+//!    rename at a time.
 //!
 //! Nothing is written under an object's name before its digest is right: a source that lies, or rotted itself, mends nothing.
 
@@ -12,7 +13,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{BadLink, BadObject, FilesReport, HostFiles};
+use super::files::{BadObject, BadPath, FilesReport, HostFiles};
 use super::{PinnedDeployment, VerifyHostError};
 use crate::engine::docker::Docker;
 use crate::engine::repo::check::{Condition, open_checkout_file};
@@ -27,9 +28,6 @@ use crate::model::{Digest, HostConfig, ObjectKind, ObjectName, Progress, RELEASE
 
 /// Container images below [`RELEASE_DIR`], as paths of a release begin.
 const IMAGES: &str = "images/";
-/// Puts an object's content where a file should be.
-type Put = fn(&Path, &Path) -> io::Result<()>;
-
 /// Beside the file that it becomes.
 const NEW: &str = ".rackstep-new";
 
@@ -42,8 +40,8 @@ pub struct MendedFiles {
     pub from_docker: usize,
     /// Objects from the repo over the network.
     pub fetched: usize,
-    /// Files of checkouts and of /boot that became what they should be.
-    pub linked: usize,
+    /// Files and directories of checkouts, and files of /boot, that became what they should be.
+    pub put_back: usize,
     /// Why the network did not help, if it was needed.
     pub no_network: Option<String>,
 }
@@ -68,20 +66,32 @@ pub fn repair_files(
         };
     }
     // A directory that was damaged hid its checkout; now all of them can be compared.
-    let apart = host.bad_links()?.into_iter().map(|bad| (bad, link as Put));
-    let boot = host.bad_boot_files()?.into_iter().map(|bad| (bad, copy_over as Put));
-    for (BadLink { file, object, .. }, put) in apart.chain(boot) {
-        let object = ObjectName::new(ObjectKind::File, object);
-        // A file that may be the last good copy is never replaced by a bad one.
-        if host.repo.check(&object, &|_| ())? == Condition::Good {
-            put(&host.repo.object_path(&object), &file)
-                .map_err(|source| VerifyHostError::Read { path: file, source })?;
-            mended.linked += 1;
-        }
-    }
+    let put_back = |object: &ObjectName, path: &Path| match object.kind {
+        ObjectKind::File => link(&host.repo.object_path(object), path),
+        _ => host.repo.read_dir_meta(&object.digest).map_err(io::Error::other)?.give(path),
+    };
+    let put_in_boot = |object: &ObjectName, path: &Path| copy_over(&host.repo.object_path(object), path);
+    mended.put_back += put_good(&host, host.bad_paths()?, put_back)?;
+    mended.put_back += put_good(&host, host.bad_boot_files()?, put_in_boot)?;
     rustix::fs::sync();
     progress.end("");
     Ok(mended)
+}
+
+/// Puts what is bad back as its object says; gives how many. What may be the last good copy is never replaced by a bad one.
+fn put_good(
+    host: &HostFiles<'_>,
+    bad: Vec<BadPath>,
+    put: impl Fn(&ObjectName, &Path) -> io::Result<()>,
+) -> Result<usize, VerifyHostError> {
+    let mut count = 0;
+    for BadPath { path, object, .. } in bad {
+        if host.repo.check(&object, &|_| ())? == Condition::Good {
+            put(&object, &path).map_err(|source| VerifyHostError::Read { path, source })?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Mends what has a second copy on this host; gives the rest.
@@ -102,7 +112,7 @@ fn mend_here(
         return Err(RepoError::Busy { path: host.repo.path().to_owned() }.into());
     };
     for object in &objects {
-        let copies = files.get(&object.digest).into_iter().flatten();
+        let copies = files.get(object).into_iter().flatten();
         if object.kind == ObjectKind::File && any_fits(&batch, object.digest, copies.map(PathBuf::as_path))? {
             mended.from_files += 1;
             left.remove(object);

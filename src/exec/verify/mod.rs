@@ -12,7 +12,7 @@ mod services;
 
 use std::path::PathBuf;
 
-pub use files::{BadLink, BadObject, FilesReport, verify_files};
+pub use files::{BadObject, BadPath, FilesReport, verify_files};
 pub use mend::{MendedFiles, repair_files};
 pub use services::{StoppedServices, stop_services};
 
