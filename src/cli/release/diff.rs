@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::host::NOTHING_CHANGED;
-use super::super::report::in_repo;
-use super::super::{Failure, Kind, print_json};
 use super::{open, resolve};
+use crate::cli::host::NOTHING_CHANGED;
+use crate::cli::report::in_repo;
+use crate::cli::{Failure, Kind, print_json};
 use crate::engine::repo::Repo;
 use crate::exec::changes::{ChangesError, ToSend, read_facts, to_send};
 use crate::model::Commit;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::host::NOTHING_CHANGED;
-use super::super::report::in_repo;
-use super::super::{Failure, Kind, print_json};
 use super::{open, resolve};
+use crate::cli::host::NOTHING_CHANGED;
+use crate::cli::report::in_repo;
+use crate::cli::{Failure, Kind, print_json};
 use crate::engine::repo::{Mode, PruneLock, Repo, RepoError};
 use crate::exec::prune::{self, PruneError};
 use crate::plan::prune::{Plan, Wish, plan_prune};
