@@ -175,9 +175,9 @@ fn nothing_goes_while_somebody_writes() {
     let packing = repo.lock_for_packing().unwrap();
     assert!(!served.prune(&["--delete", "1.0"]).status.success());
     // Several may write packs, and only look.
-    let _second = repo.lock_for_packing().unwrap();
+    let second = repo.lock_for_packing().unwrap();
     served.pruned(&["--delete", "1.0", "--dry-run"]);
-    drop((packing, _second));
+    drop((packing, second));
     served.pruned(&["--delete", "1.0"]);
 }
 

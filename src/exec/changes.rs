@@ -6,9 +6,9 @@ use std::fs;
 use serde::Serialize;
 
 use crate::engine::repo::{Repo, RepoError};
+use crate::exec::pack::listed_packs;
 use crate::model::pins::PinsError;
 use crate::model::{Commit, KERNEL_ARGUMENTS, ObjectKind, ObjectName, RELEASE_DIR, ReleasePins};
-use crate::pack::index::{List, list_path};
 use crate::plan::changes::Facts;
 
 /// Why a release could not be read.
@@ -75,10 +75,7 @@ pub fn to_send(repo: &Repo, before: Commit, after: Commit) -> Result<ToSend, Rep
             fs::symlink_metadata(&path).map_err(|source| RepoError::io("looking at", &path, source))?.len();
         objects += 1;
     }
-    // No list, no packs; one that cannot be read is of no use to hosts either.
-    let list = fs::read(repo.path().join(list_path(after))).ok();
-    let list = list.and_then(|bytes| List::parse(&bytes, after).ok());
-    let packs = list.map(|list| list.packs).unwrap_or_default();
-    let pack = packs.iter().find(|pack| pack.from == Some(before)).map(|pack| pack.bytes);
+    let pack = listed_packs(repo, after).into_iter().find(|pack| pack.from == Some(before));
+    let pack = pack.map(|pack| pack.bytes);
     Ok(ToSend { pack, objects, bytes })
 }

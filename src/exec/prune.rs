@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::repo::{PruneLock, Repo, RepoError, UNFINISHED};
 use crate::model::{Commit, Digest};
-use crate::pack::index::{Index, IndexError, PACKS_DIR, SHARDS_DIR, index_path, list_path};
+use crate::pack::index::{
+    Index, IndexError, PACKS_DIR, SHARDS_DIR, from_in_index_name, index_path, list_path,
+};
 use crate::plan::prune::{Found, Plan, Release};
 
 /// Why nothing, or not all of it, was taken away.
@@ -48,8 +50,8 @@ pub fn observe(repo: &Repo) -> Result<Found, PruneError> {
         let mut shards = BTreeSet::new();
         for (file, bytes) in files_in(&packs.join(&name))? {
             if file.starts_with(UNFINISHED) {
-                found.unfinished.insert(format!("{name}/{file}"), bytes);
-            } else if let Some(from) = from_of(&file) {
+                found.unfinished.insert(format!("{PACKS_DIR}/{name}/{file}"), bytes);
+            } else if let Some(from) = from_in_index_name(&file) {
                 shards.extend(read_index(repo, to, from)?.shards.iter().map(|shard| shard.digest));
             }
         }
@@ -59,8 +61,7 @@ pub fn observe(repo: &Repo) -> Result<Found, PruneError> {
         if let Ok(digest) = Digest::parse_hex(&name) {
             found.shards.insert(digest, bytes);
         } else if name.starts_with(UNFINISHED) {
-            let below = Path::new(SHARDS_DIR).strip_prefix(PACKS_DIR).unwrap_or(Path::new(""));
-            found.unfinished.insert(below.join(name).to_string_lossy().into_owned(), bytes);
+            found.unfinished.insert(format!("{SHARDS_DIR}/{name}"), bytes);
         }
     }
     Ok(found)
@@ -86,17 +87,9 @@ pub fn run(repo: &Repo, alone: &PruneLock, plan: &Plan) -> Result<u64, PruneErro
         remove(&repo.path().join(SHARDS_DIR).join(shard.hex()))?;
     }
     for name in &plan.unfinished {
-        remove(&repo.path().join(PACKS_DIR).join(name))?;
+        remove(&repo.path().join(name))?;
     }
     Ok(objects + plan.bytes)
-}
-
-/// The commit that a pack is against by the name of its index: `full.json` or `<commit>.json`.
-fn from_of(file: &str) -> Option<Option<Commit>> {
-    match file.strip_suffix(".json")? {
-        "full" => Some(None),
-        from => from.parse().ok().map(Some),
-    }
 }
 
 fn read_index(repo: &Repo, to: Commit, from: Option<Commit>) -> Result<Index, PruneError> {

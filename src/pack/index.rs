@@ -119,6 +119,14 @@ pub fn index_path(to: Commit, from: Option<Commit>) -> String {
     }
 }
 
+/// What [`index_path`] was made with as `from`, by the name of the file; nothing if it is no index.
+pub fn from_in_index_name(name: &str) -> Option<Option<Commit>> {
+    match name.strip_suffix(".json")? {
+        "full" => Some(None),
+        from => from.parse().ok().map(Some),
+    }
+}
+
 impl Shard {
     /// The shard's path below the repo.
     pub fn path(&self) -> String {
@@ -189,6 +197,17 @@ fn require<T: PartialEq + ToString>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_indexes_are_read_back() {
+        let commit = |digit: &str| digit.repeat(64).parse::<Commit>().unwrap();
+        let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        for from in [None, Some(commit("2"))] {
+            assert_eq!(from_in_index_name(&file_name(&index_path(commit("1"), from))), Some(from));
+        }
+        assert_eq!(from_in_index_name(&file_name(&list_path(commit("1")))), None);
+        assert_eq!(from_in_index_name("full.json.sig"), None);
+    }
 
     #[test]
     fn an_index_that_lies_is_refused() {

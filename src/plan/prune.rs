@@ -35,7 +35,7 @@ pub struct Found {
     pub packs: BTreeMap<Commit, BTreeSet<Digest>>,
     /// Every shard with its bytes.
     pub shards: BTreeMap<Digest, u64>,
-    /// Files that a writer left behind, below the directory of packs, with their bytes.
+    /// Files that a writer left behind: path below the repo, with their bytes.
     pub unfinished: BTreeMap<String, u64>,
 }
 
@@ -156,7 +156,7 @@ mod tests {
             ]
             .into(),
             shards: ["base", "old", "new", "a to b", "lost"].map(|name| (digest(name), 10)).into(),
-            unfinished: [("shards/.tmp-x".to_owned(), 3)].into(),
+            unfinished: [("packs/shards/.tmp-x".to_owned(), 3)].into(),
         }
     }
 
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn without_a_wish_only_what_nobody_names_goes() {
         let plan = plan_prune(&found(), &Wish::default()).unwrap();
-        let unfinished = vec!["shards/.tmp-x".to_owned()];
+        let unfinished = vec!["packs/shards/.tmp-x".to_owned()];
         let shards = shards(&["lost"]);
         assert_eq!(plan, Plan { kept: 4, shards, unfinished, bytes: 13, ..Plan::default() });
     }

@@ -7,7 +7,7 @@
 //! 4. the first failure ends everything: what is loaded stays, nothing new begins.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -125,17 +125,19 @@ impl<'i> State<'i> {
     fn best(&self) -> Option<usize> {
         let on_the_way: BTreeSet<Digest> =
             self.running.iter().flat_map(|(_, chains, _)| chains).copied().collect();
-        let may_begin = |image: &PinnedImage| image.chains().iter().all(|chain| !on_the_way.contains(chain));
-        let wanted_by_others = |index: usize, image: &PinnedImage| {
-            let missing = image.chains().into_iter().filter(|chain| !self.present.contains(chain));
-            let others = || self.waiting.iter().enumerate().filter(|(other, _)| *other != index);
-            missing.into_iter().any(|chain| others().any(|(_, other)| other.chains().contains(&chain)))
-        };
-        let candidates = self.waiting.iter().enumerate().filter(|(_, image)| may_begin(image));
-        let keyed = candidates.map(|(index, image)| {
-            let bytes = bytes_to_send(&[image], &self.present);
-            let key = if wanted_by_others(index, image) { Ok(bytes) } else { Err(Reverse(bytes)) };
-            (key, index)
+        let chains: Vec<Vec<Digest>> = self.waiting.iter().map(|image| image.chains()).collect();
+        let mut wanted: BTreeMap<Digest, usize> = BTreeMap::new();
+        for chain in chains.iter().flatten().filter(|chain| !self.present.contains(chain)) {
+            *wanted.entry(*chain).or_default() += 1;
+        }
+        let candidates = chains
+            .iter()
+            .enumerate()
+            .filter(|(_, chains)| !chains.iter().any(|chain| on_the_way.contains(chain)));
+        let keyed = candidates.map(|(index, chains)| {
+            let bytes = bytes_to_send(&[self.waiting[index]], &self.present);
+            let others_wait = chains.iter().any(|chain| wanted.get(chain).is_some_and(|count| *count > 1));
+            (if others_wait { Ok(bytes) } else { Err(Reverse(bytes)) }, index)
         });
         // `Ok` is less than `Err`, and the index keeps the given order among equals.
         keyed.min().map(|(_, index)| index)

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -66,8 +65,7 @@ impl DirMeta {
         rustix::fs::chown(path, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
         rustix::fs::chmod(path, Mode::from_raw_mode(self.mode & !KIND_MASK))?;
         for (name, value) in &self.xattrs {
-            let name = std::ffi::OsStr::from_bytes(name);
-            rustix::fs::setxattr(path, name, value, XattrFlags::empty())?;
+            rustix::fs::setxattr(path, name.as_slice(), value, XattrFlags::empty())?;
         }
         Ok(())
     }

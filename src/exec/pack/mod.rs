@@ -364,15 +364,18 @@ fn publish(repo: &Repo, index: &Index, key: Option<&SecretKey>) -> Result<(), Re
     }
     write_atomically(&path, &bytes)?;
     let list_path = repo.path().join(index::list_path(index.to));
-    let mut packs = match fs::read(&list_path) {
-        Ok(bytes) => List::parse(&bytes, index.to).map_or_else(|_| Vec::new(), |list| list.packs),
-        Err(_) => Vec::new(),
-    };
+    let mut packs = listed_packs(repo, index.to);
     packs.retain(|pack| pack.from != index.from);
     packs.push(ListedPack { from: index.from, bytes: index.bytes });
     packs.sort_by_key(|pack| pack.from);
     let list = List { format: PACK_FORMAT, to: index.to, packs };
     write_atomically(&list_path, &render(&list_path, &list)?)
+}
+
+/// The packs of a release; none if there is no list, or none that hosts could read.
+pub fn listed_packs(repo: &Repo, to: Commit) -> Vec<ListedPack> {
+    let list = fs::read(repo.path().join(index::list_path(to))).ok();
+    list.and_then(|bytes| List::parse(&bytes, to).ok()).map(|list| list.packs).unwrap_or_default()
 }
 
 fn render<T: serde::Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, RepoError> {
