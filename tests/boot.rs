@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dockerd::Dockerd;
-use rackstep::engine::docker::StoreKind;
-use rackstep::exec::boot::{BootError, Release, boot, boot_phases, observe_services};
-use rackstep::exec::phases::PhaseError;
-use rackstep::exec::places::Places;
-use rackstep::exec::readiness::node_name;
+use rackstep::docker::StoreKind;
+use rackstep::host::boot::{BootError, Release, boot, boot_phases, observe_services};
+use rackstep::host::phases::PhaseError;
+use rackstep::host::places::Places;
+use rackstep::host::readiness::node_name;
 use rackstep::model::progress::Silent;
 use rackstep::model::status::ContainerStatus;
 use rackstep::model::{Commit, PinSet, PinnedImage};

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rackstep::engine::machine::{
+use rackstep::lab::machine::{
     Boot, DiskFormat, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll,
 };
 use serde_json::Value;

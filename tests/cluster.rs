@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rackstep::engine::machine::{Hypervisor, Network, poll};
+use rackstep::lab::machine::{Hypervisor, Network, poll};
 
 #[path = "support/installable.rs"]
 mod installable;

@@ -7,7 +7,7 @@
 
 use std::process::{Command, Stdio};
 
-use rackstep::engine::machine::{Hypervisor, Network, poll};
+use rackstep::lab::machine::{Hypervisor, Network, poll};
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -145,7 +145,7 @@ fn machines_on_libvirt_come_go_and_come_back() {
 fn machines_on_libvirt_get_their_addresses_and_know_each_other() {
     let laptop = Laptop::new("tiny", "libvirt");
     laptop.cluster.write(1);
-    let libvirt = rackstep::engine::machine::Libvirt::at(&laptop.libvirt.uri()).unwrap();
+    let libvirt = rackstep::lab::machine::Libvirt::at(&laptop.libvirt.uri()).unwrap();
     let start = || laptop.cluster.start_tiny(&Hypervisor::Libvirt(libvirt));
     laptop.network.inside(start).unwrap();
     laptop.cluster.wait_until_known(&laptop.network);

@@ -43,7 +43,7 @@ fn the_same_lock_gives_the_same_commit() {
     .unwrap();
     Command::new("chmod").args(["755", "touch.sh"]).current_dir(dir).status().unwrap();
     // Package files come from the shared cache when it has them: the mirror is not what is tested here.
-    let shared = rackstep::exec::tree::cache::Cache::open(None).unwrap();
+    let shared = rackstep::release::tree::cache::Cache::open(None).unwrap();
     let locked = rackstep(dir, None, &["lock", "tiny.yaml"]);
     assert!(locked["packages"].as_u64().unwrap() > 50, "{locked}");
 

@@ -17,13 +17,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rackstep::engine::repo::{Mode, Repo};
-use rackstep::exec::pack::{PackOptions, PackReport, write_pack};
-use rackstep::exec::pull::{By, PullReport, PullRequest, pull};
+use rackstep::formats::pack::index::{self, Index, Shard};
+use rackstep::formats::pack::{RecordKind, RecordReader, RecordWriter, repack};
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, Digest, ObjectKind, ObjectName};
-use rackstep::pack::index::{self, Index, Shard};
-use rackstep::pack::{RecordKind, RecordReader, RecordWriter, repack};
+use rackstep::ostree::repo::{Mode, Repo};
+use rackstep::release::pack::{PackOptions, PackReport, write_pack};
+use rackstep::release::pull::{By, PullReport, PullRequest, pull};
 use server::Faults;
 use tree::{noise, run};
 use world::World;
@@ -126,7 +126,7 @@ impl Update {
 
     /// Every object of the newer release is there and right, whatever may be wrong with the older one.
     fn assert_arrived(&self, host: &Repo) {
-        assert!(rackstep::exec::pull::is_complete(host, self.new));
+        assert!(rackstep::release::pull::is_complete(host, self.new));
         for object in host.walk_objects(self.new).unwrap() {
             let kind = if object.kind == ObjectKind::File { "file" } else { object.kind.word() };
             world::check_object(host, &object.digest.hex(), kind);

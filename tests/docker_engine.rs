@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dockerd::Dockerd;
-use rackstep::engine::docker::{
+use rackstep::docker::{
     Bind, DockerError, ImageArchive as _, RunOnce, StoreKind, Verdict, VerifyError, orphans,
 };
-use rackstep::image::store::ImageStore;
-use rackstep::image::{Limits, Ownership, source};
+use rackstep::formats::image::store::ImageStore;
+use rackstep::formats::image::{Limits, Ownership, source};
 use rackstep::model::progress::Silent;
 use rackstep::model::{Digest, PinnedImage};
 use tiny_image::{TinyImages, chain_of, layer, noise, release, shell_layer};

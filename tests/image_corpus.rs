@@ -13,9 +13,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rackstep::image::archive::ArchiveImage;
-use rackstep::image::store::{ImageStore, StoreError, Verdict};
-use rackstep::image::{Limits, Ownership, layer, source};
+use rackstep::formats::image::archive::ArchiveImage;
+use rackstep::formats::image::store::{ImageStore, StoreError, Verdict};
+use rackstep::formats::image::{Limits, Ownership, layer, source};
 use rackstep::model::{Digest, PinnedImage};
 
 #[path = "support/dockerd.rs"]

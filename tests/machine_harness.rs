@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rackstep::engine::machine::{
+use rackstep::lab::machine::{
     Boot, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, tiny,
 };
 

@@ -13,7 +13,7 @@ mod support;
 
 use std::time::Duration;
 
-use rackstep::engine::machine::Network;
+use rackstep::lab::machine::Network;
 use support::rack::{Rack, SERVER};
 use support::story::Story;
 

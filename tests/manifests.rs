@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rackstep::manifest::Service;
+use rackstep::release::manifest::Service;
 use serde_json::Value;
 
 const SERVICES: [&str; 3] = ["mariadb", "memcached", "keystone"];

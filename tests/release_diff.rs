@@ -10,9 +10,9 @@ mod tiny_image;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use rackstep::engine::repo::CommitOptions;
-use rackstep::exec::pack::{PackOptions, write_pack};
 use rackstep::model::progress::Silent;
+use rackstep::ostree::repo::CommitOptions;
+use rackstep::release::pack::{PackOptions, write_pack};
 use release::{Recipe, Releases};
 
 fn diff(repo: &Path, arguments: &[&str]) -> Output {

@@ -17,12 +17,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use rackstep::engine::repo::{Mode, Repo, RepoError, Staging};
-use rackstep::exec::pack::{PackOptions, write_pack};
-use rackstep::exec::pull::By;
+use rackstep::formats::pack::index::SHARDS_DIR;
 use rackstep::model::Commit;
 use rackstep::model::progress::Silent;
-use rackstep::pack::index::SHARDS_DIR;
+use rackstep::ostree::repo::{Mode, Repo, RepoError, Staging};
+use rackstep::release::pack::{PackOptions, write_pack};
+use rackstep::release::pull::By;
 use tree::{noise, ostree};
 use world::{REF, World};
 

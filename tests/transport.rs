@@ -13,12 +13,12 @@ mod world;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rackstep::engine::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
-use rackstep::engine::signature::{SecretKey, SignatureError, sign_commit};
-use rackstep::exec::pack::{PackOptions, write_pack};
-use rackstep::exec::pull::{By, PullError, PullRequest, pull};
+use rackstep::formats::pack::Index;
 use rackstep::model::progress::Silent;
-use rackstep::pack::Index;
+use rackstep::ostree::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
+use rackstep::ostree::signature::{SecretKey, SignatureError, sign_commit};
+use rackstep::release::pack::{PackOptions, write_pack};
+use rackstep::release::pull::{By, PullError, PullRequest, pull};
 use server::{Faults, Server};
 use tree::{assert_same_tree, noise, odd_tree, ostree};
 use world::{REF, World, assert_nothing_left_behind, assert_refused, options};

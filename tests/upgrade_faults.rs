@@ -23,12 +23,12 @@ use std::path::PathBuf;
 
 use disk::SmallDisk;
 use dockerd::Dockerd;
-use rackstep::engine::docker::StoreKind;
-use rackstep::engine::repo::Repo;
-use rackstep::engine::signature::SecretKey;
-use rackstep::exec::pack::{PackOptions, write_pack};
+use rackstep::docker::StoreKind;
 use rackstep::model::ObjectName;
 use rackstep::model::progress::Silent;
+use rackstep::ostree::repo::Repo;
+use rackstep::ostree::signature::SecretKey;
+use rackstep::release::pack::{PackOptions, write_pack};
 use release::{Recipe, Released, Releases};
 use scratch_host::ScratchHost;
 use server::{Faults, Server};

@@ -14,7 +14,7 @@ mod support;
 
 use std::process::Command;
 
-use rackstep::engine::machine::Network;
+use rackstep::lab::machine::Network;
 use support::libvirt::Libvirt;
 use support::story::{Story, rackstep, run};
 use support::vagrant::{Project, booted, shipped};

@@ -13,7 +13,7 @@ mod support;
 
 use std::time::Duration;
 
-use rackstep::engine::machine::{Network, SshKey};
+use rackstep::lab::machine::{Network, SshKey};
 use rackstep::model::status::Status;
 use serde_json::Value;
 use support::libvirt::Libvirt;

@@ -19,7 +19,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rackstep::engine::sysroot::Sysroot;
+use rackstep::ostree::sysroot::Sysroot;
 use release::{Recipe, Released, Releases};
 use scratch_host::ScratchHost;
 use server::Server;

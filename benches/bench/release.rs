@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rackstep::engine::packages::{initramfs, modules};
+use rackstep::rim::packages::{initramfs, modules};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

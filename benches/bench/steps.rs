@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use rackstep::engine::docker::Docker;
-use rackstep::engine::repo::{CommitOptions, Mode, Repo};
-use rackstep::exec::pack::{PackOptions, write_pack};
-use rackstep::exec::prepare::prepare_images;
-use rackstep::exec::pull::{PullRequest, pull};
-use rackstep::image::source;
-use rackstep::image::store::ImageStore;
-use rackstep::image::{Limits, Ownership};
+use rackstep::docker::Docker;
+use rackstep::formats::image::source;
+use rackstep::formats::image::store::ImageStore;
+use rackstep::formats::image::{Limits, Ownership};
+use rackstep::host::prepare::prepare_images;
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, PinSet, ReleasePins};
+use rackstep::ostree::repo::{CommitOptions, Mode, Repo};
+use rackstep::release::pack::{PackOptions, write_pack};
+use rackstep::release::pull::{PullRequest, pull};
 use serde_json::{Value, json};
 
 use crate::{Outcome, measure, report};

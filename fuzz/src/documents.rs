@@ -2,15 +2,15 @@
 //!
 //! Input: a byte that chooses the kind of document, then the document.
 
-use rackstep::engine::repo::CommitInfo;
-use rackstep::engine::repo::gvariant::{DirTree, FileHeader, parse_dictionary};
-use rackstep::image::spec;
-use rackstep::manifest::lock::Lock;
-use rackstep::manifest::treefile::Treefile;
+use rackstep::ostree::repo::CommitInfo;
+use rackstep::ostree::repo::gvariant::{DirTree, FileHeader, parse_dictionary};
+use rackstep::formats::image::spec;
+use rackstep::release::manifest::lock::Lock;
+use rackstep::release::manifest::treefile::Treefile;
 use rackstep::model::pins::ReleasePins;
 use rackstep::model::release::ReleaseInfo;
 use rackstep::model::{Commit, Digest, ImageRef};
-use rackstep::pack::index::{Index, List, Shard};
+use rackstep::formats::pack::index::{Index, List, Shard};
 
 fn commit() -> Commit {
     Commit::from_bytes([0x11; 32])

@@ -2,8 +2,8 @@
 //!
 //! Input: a byte of switches, then the tar. Checksums of headers are made right, or nearly every mutation would end there.
 
-use rackstep::image::layer::{self, split};
-use rackstep::image::{Limits, Ownership};
+use rackstep::formats::image::layer::{self, split};
+use rackstep::formats::image::{Limits, Ownership};
 use rackstep::model::Digest;
 
 use crate::scratch;

@@ -5,7 +5,7 @@
 
 use std::io::Read;
 
-use rackstep::pack::patch::{PatchReader, Pieces, Sums, append_segment};
+use rackstep::formats::pack::patch::{PatchReader, Pieces, Sums, append_segment};
 
 fn older() -> Vec<u8> {
     (0..4096u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()

@@ -7,12 +7,12 @@
 use std::io::Read;
 use std::sync::OnceLock;
 
-use rackstep::engine::repo::gvariant::{DirTree, FileHeader};
-use rackstep::engine::repo::{Content, DEFAULT_DEFLATE_LEVEL, DirMeta, Mode, Repo, RepoError, Staging};
-use rackstep::exec::pull::{ShardError, take_shard};
+use rackstep::ostree::repo::gvariant::{DirTree, FileHeader};
+use rackstep::ostree::repo::{Content, DEFAULT_DEFLATE_LEVEL, DirMeta, Mode, Repo, RepoError, Staging};
+use rackstep::release::pull::{ShardError, take_shard};
 use rackstep::model::{Digest, ObjectKind};
-use rackstep::pack::patch::{PatchReader, Pieces, Sums, append_segment};
-use rackstep::pack::{Record, RecordKind, RecordWriter, Shard, repack};
+use rackstep::formats::pack::patch::{PatchReader, Pieces, Sums, append_segment};
+use rackstep::formats::pack::{Record, RecordKind, RecordWriter, Shard, repack};
 use sha2::{Digest as _, Sha256};
 
 use crate::scratch;

@@ -7,8 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rackstep::image::layer;
-use rackstep::image::skeleton::{Record, SkeletonReader, SkeletonWriter};
+use rackstep::formats::image::layer;
+use rackstep::formats::image::skeleton::{Record, SkeletonReader, SkeletonWriter};
 
 use crate::scratch;
 

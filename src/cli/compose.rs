@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind};
-use crate::exec::compose::{self, ComposeError, Report, Request};
-use crate::exec::tree::cache::Cache;
+use crate::release::compose::{self, ComposeError, Report, Request};
+use crate::release::tree::cache::Cache;
 
 const UNCHANGED: &str = "repo unchanged";
 

@@ -10,13 +10,13 @@ use super::progress::Terminal;
 use super::report::{in_repo, signature};
 use super::scratch::Scratch;
 use super::{Failure, Kind};
-use crate::engine::repo::{CommitInfo, Repo, RepoError};
-use crate::engine::signature::{PublicKey, load_public_keys, verify_in_repo};
-use crate::exec::disk_image::{DiskImageError, Format, Made, Request, make};
-use crate::exec::install::{Aftermath, Interrupted, Step, Watcher};
+use crate::imaging::install::{Aftermath, Interrupted, Step, Watcher};
+use crate::lab::disk_image::plan::{Wish, choose_ref, plan_disk_image};
+use crate::lab::disk_image::{DiskImageError, Format, Made, Request, make};
 use crate::model::vagrant::{BoxName, is_box_version};
 use crate::model::{Commit, Progress, Ref, ReleaseInfo};
-use crate::plan::disk_image::{Wish, choose_ref, plan_disk_image};
+use crate::ostree::repo::{CommitInfo, Repo, RepoError};
+use crate::ostree::signature::{PublicKey, load_public_keys, verify_in_repo};
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::host::{NOTHING_CHANGED, PlanArguments};
 use super::{Failure, Kind, print_json, print_line};
-use crate::engine::docker::orphans;
-use crate::exec::gc;
+use crate::docker::orphans;
+use crate::host::gc;
+use crate::host::gc::plan::{Plan, plan_reap};
 use crate::model::Digest;
-use crate::plan::reap::{Plan, plan_reap};
 
 /// Remove the releases and container images that no deployment of this host needs.
 ///

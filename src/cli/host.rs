@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, Kind};
-use crate::engine::docker::{Docker, VerifyError};
-use crate::engine::sysroot::Sysroot;
-use crate::exec::upgrade::UpgradeError;
+use crate::docker::{Docker, VerifyError};
+use crate::host::upgrade::UpgradeError;
 use crate::model::deployment::name_release;
 use crate::model::host::HOST_CONFIG;
 use crate::model::{Deployment, HostConfig};
+use crate::ostree::sysroot::Sysroot;
 
 /// Which host a verb is about.
 #[derive(Debug, Clone, Args)]

@@ -10,13 +10,13 @@ use std::str::FromStr;
 use super::scratch::Scratch;
 use crate::cli::progress::Terminal;
 use crate::cli::{Failure, Kind};
-use crate::engine::firmware::{normal_mac, observe_boot_arguments};
-use crate::exec::install::approve::{ApproveError, Approved, approve_disk, approve_file};
-use crate::exec::install::inventory::{observe_inventory, observe_own_address};
-use crate::exec::install::server::{RackServer, Reporter};
-use crate::exec::install::{Aftermath, InstallError, Interrupted, Job, Step, Watcher, install};
+use crate::imaging::install::approve::{ApproveError, Approved, approve_disk, approve_file};
+use crate::imaging::install::inventory::{observe_inventory, observe_own_address};
+use crate::imaging::install::server::{RackServer, Reporter};
+use crate::imaging::install::{Aftermath, InstallError, Interrupted, Job, Step, Watcher, install};
 use crate::model::Progress;
 use crate::model::imaging::{ImagingAnswer, ImagingPlan, Inventory};
+use crate::rim::firmware::{normal_mac, observe_boot_arguments};
 
 /// Image this machine as the rack server says.
 ///

@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Terminal;
 use super::{Failure, Kind};
-use crate::exec::lock::{self, LockError};
-use crate::exec::tree::cache::Cache;
-use crate::manifest::Treefile;
+use crate::release::lock::{self, LockError};
+use crate::release::manifest::Treefile;
+use crate::release::tree::cache::Cache;
 
 /// Resolve a treefile to exact packages, binaries and container images.
 ///
@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(arguments: &Arguments, lock: &crate::manifest::Lock, path: &std::path::Path) {
+fn print(arguments: &Arguments, lock: &crate::release::manifest::Lock, path: &std::path::Path) {
     if arguments.json {
         let images: std::collections::BTreeMap<_, _> =
             lock.images.iter().map(|(name, image)| (name, image.config)).collect();

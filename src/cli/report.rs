@@ -4,8 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use super::host::NOTHING_CHANGED;
-use crate::engine::repo::RepoError;
-use crate::engine::signature::SignatureError;
+use crate::ostree::repo::RepoError;
+use crate::ostree::signature::SignatureError;
 
 /// What kind of failure it is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
-use crate::exec::upgrade::{Host, run as run_plan};
-use crate::plan::upgrade::{Plan, Reason, plan_rollback};
+use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
+use crate::host::upgrade::{Host, run as run_plan};
 
 /// Make the previous release the next boot: OS and services as one, without network.
 ///

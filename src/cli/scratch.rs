@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Failure, Kind};
-use crate::exec::install::GRUB_CONFIG_LINK;
+use crate::imaging::install::GRUB_CONFIG_LINK;
 
 /// Where small files and mount points are; in memory on every system that has systemd.
 const SCRATCH: &str = "/run";

@@ -9,10 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{Failure, Kind};
-use crate::daemon::rack::{DEFAULT_IPXE, RackEvent, RackOptions, serve};
-use crate::manifest::SourceText;
-use crate::manifest::rack::parse_rack;
+use crate::model::place::SourceText;
 use crate::model::rack::Rack;
+use crate::rack::manifest::parse_rack;
+use crate::rack::{DEFAULT_IPXE, RackEvent, RackOptions, serve};
 
 /// Progress of one machine is printed no more often.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::{Failure, Kind, print_json, print_line};
-use crate::exec::status::observe_status;
+use crate::host::status::observe_status;
 use crate::model::deployment::Role;
 use crate::model::status::{ContainerStatus, Status};
 

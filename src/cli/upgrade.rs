@@ -6,13 +6,13 @@ use serde::Serialize;
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
-use crate::engine::sysroot::Sysroot;
-use crate::exec::pull::observe_remote;
-use crate::exec::revision::{Refs, RevisionError, fetch_refs, resolve};
-use crate::exec::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
+use crate::host::revision::{Refs, RevisionError, fetch_refs, resolve};
+use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
+use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
 use crate::model::{Commit, Deployment, HostConfig};
-use crate::plan::upgrade::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
+use crate::ostree::sysroot::Sysroot;
+use crate::release::pull::observe_remote;
 
 /// Fetch, verify and import a release; with --commit also make it the next boot.
 ///

@@ -7,14 +7,14 @@ use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
-use crate::engine::docker::Docker;
-use crate::engine::repo::check::Condition;
-use crate::engine::sysroot::Sysroot;
-use crate::exec::verify::{
+use crate::docker::Docker;
+use crate::host::verify::{
     BadPath, FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
     pinned_deployments, repair_files, repair_host, stop_services, verify_files, verify_host,
 };
 use crate::model::ObjectKind;
+use crate::ostree::repo::check::Condition;
+use crate::ostree::sysroot::Sysroot;
 
 /// Read every file of every deployment and every pinned container image back.
 ///

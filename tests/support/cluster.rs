@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use rackstep::engine::machine::{Boot, Hypervisor, Network, poll, tiny};
-use rackstep::exec::cluster::observe::observe;
-use rackstep::exec::cluster::up::{Request, Until, up};
-use rackstep::exec::cluster::{Home, Watcher};
-use rackstep::manifest::SourceText;
-use rackstep::manifest::cluster::parse_cluster;
+use rackstep::lab::cluster::observe::observe;
+use rackstep::lab::cluster::plan::plan_up;
+use rackstep::lab::cluster::up::{Request, Until, up};
+use rackstep::lab::cluster::{Home, Watcher};
+use rackstep::lab::machine::{Boot, Hypervisor, Network, poll, tiny};
+use rackstep::lab::manifest::parse_cluster;
 use rackstep::model::cluster::ClusterRelease;
-use rackstep::plan::cluster::plan_up;
+use rackstep::model::place::SourceText;
 use serde_json::Value;
 
 use super::installable::{RELEASE, run};

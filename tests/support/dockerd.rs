@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rackstep::engine::docker::{Docker, StoreKind};
+use rackstep::docker::{Docker, StoreKind};
 use rackstep::model::Digest;
 
 /// Runs tests, functions of a `StoreKind`, on both of Docker's image stores.

@@ -7,13 +7,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rackstep::engine::repo::{CommitOptions, MetaValue, Mode, Repo};
-use rackstep::engine::signature::{SecretKey, sign_commit};
-use rackstep::image::source::{ImageSource, SourceError, SourceImage};
-use rackstep::image::store::ImageStore;
-use rackstep::image::{Limits, Ownership};
+use rackstep::formats::image::source::{ImageSource, SourceError, SourceImage};
+use rackstep::formats::image::store::ImageStore;
+use rackstep::formats::image::{Limits, Ownership};
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, Digest, PinSet, PinnedImage};
+use rackstep::ostree::repo::{CommitOptions, MetaValue, Mode, Repo};
+use rackstep::ostree::signature::{SecretKey, sign_commit};
 use serde_json::json;
 
 use crate::tiny_image::layer;

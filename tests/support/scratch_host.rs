@@ -11,14 +11,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rackstep::engine::repo::Repo;
-use rackstep::engine::signature::PublicKey;
-use rackstep::engine::sysroot::Sysroot;
-use rackstep::exec::prepare::prepare_images;
-use rackstep::exec::pull::{PullRequest, pull};
-use rackstep::image::store::ImageStore;
+use rackstep::formats::image::store::ImageStore;
+use rackstep::host::prepare::prepare_images;
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, ReleasePins};
+use rackstep::ostree::repo::Repo;
+use rackstep::ostree::signature::PublicKey;
+use rackstep::ostree::sysroot::Sysroot;
+use rackstep::release::pull::{PullRequest, pull};
 use serde_json::json;
 
 use crate::dockerd::Dockerd;

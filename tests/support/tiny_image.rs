@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use rackstep::engine::docker::{ArchiveError, ImageArchive};
-use rackstep::image::spec;
+use rackstep::docker::{ArchiveError, ImageArchive};
+use rackstep::formats::image::spec;
 use rackstep::model::{Digest, PinSet, PinnedImage, PinnedLayer, ReleasePins};
 
 /// Images by config digest, and their layers by diff-id.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rackstep::engine::machine::accelerator::{self, Accelerator};
-use rackstep::engine::machine::poll_gently;
+use rackstep::lab::machine::accelerator::{self, Accelerator};
+use rackstep::lab::machine::poll_gently;
 use rackstep::model::status::Status;
 
 use super::libvirt::Libvirt;

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rackstep::engine::repo::{CommitOptions, CommitReport, MetaValue, Mode, Repo};
-use rackstep::engine::signature::{SecretKey, sign_commit};
-use rackstep::exec::pack::{PackOptions, PackReport, write_pack};
-use rackstep::exec::pull::{PullError, PullReport, PullRequest, is_complete, pull};
 use rackstep::model::Commit;
 use rackstep::model::progress::Silent;
+use rackstep::ostree::repo::{CommitOptions, CommitReport, MetaValue, Mode, Repo};
+use rackstep::ostree::signature::{SecretKey, sign_commit};
+use rackstep::release::pack::{PackOptions, PackReport, write_pack};
+use rackstep::release::pull::{PullError, PullReport, PullRequest, is_complete, pull};
 
 use crate::server::Server;
 use crate::tree::{assert_same_tree, odd_tree, ostree};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::exec::cluster::Watcher;
+use crate::lab::cluster::Watcher;
 
 /// How often a line is redrawn when nothing happens.
 const TICK: Duration = Duration::from_secs(1);

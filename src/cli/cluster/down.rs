@@ -9,8 +9,8 @@ use super::board::Board;
 use super::place::{DEFAULT_FILE, explain, find_hypervisor, read_file, require_root};
 use crate::cli::disk_image::stop_on_interrupt;
 use crate::cli::{Failure, Kind};
-use crate::exec::cluster::down::{remove, switch_off};
-use crate::exec::cluster::{ClusterError, Watcher as _};
+use crate::lab::cluster::down::{remove, switch_off};
+use crate::lab::cluster::{ClusterError, Watcher as _};
 
 /// A guest that hears its power button is off by then, emulated or not.
 const SHUTDOWN: Duration = Duration::from_secs(5 * 60);

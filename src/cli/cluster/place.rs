@@ -7,14 +7,14 @@ use clap::Args;
 
 use crate::cli::disk_image::absolute;
 use crate::cli::{Failure, Kind};
-use crate::engine::machine::{Hypervisor, Network, SshKey};
-use crate::exec::cluster::home::clusters_dir;
-use crate::exec::cluster::observe::{Power, observe, power_of};
-use crate::exec::cluster::up::host;
-use crate::exec::cluster::{ClusterError, Home, Host, network, vagrant};
-use crate::manifest::SourceText;
-use crate::manifest::cluster::{name_like, parse_cluster};
+use crate::lab::cluster::home::clusters_dir;
+use crate::lab::cluster::observe::{Power, observe, power_of};
+use crate::lab::cluster::up::host;
+use crate::lab::cluster::{ClusterError, Home, Host, network, vagrant};
+use crate::lab::machine::{Hypervisor, Network, SshKey};
+use crate::lab::manifest::{name_like, parse_cluster};
 use crate::model::cluster::{Cluster, ClusterMachine, ClusterRecord, Platform};
+use crate::model::place::SourceText;
 
 pub const UNCHANGED: &str = "nothing changed";
 /// The cluster file, if none is named.

@@ -11,13 +11,13 @@ use super::board::Board;
 use super::place::{DEFAULT_FILE, Machines, Patience, UNCHANGED, find_machines, no_machine};
 use crate::cli::disk_image::{absolute, stop_on_interrupt};
 use crate::cli::{Failure, Kind, print_json};
-use crate::daemon::repo::RepoServer;
-use crate::engine::machine::Network;
-use crate::exec::cluster::Host;
-use crate::exec::cluster::observe::{Power, followed, look};
-use crate::exec::cluster::rollout::{MachineReport, Outcome, Report, run};
+use crate::lab::cluster::Host;
+use crate::lab::cluster::observe::{Power, followed, look};
+use crate::lab::cluster::rollout::plan::{Act, RolloutPlan, plan_way_back};
+use crate::lab::cluster::rollout::{MachineReport, Outcome, Report, run};
+use crate::lab::machine::Network;
 use crate::model::status::Status;
-use crate::plan::rollout::{Act, RolloutPlan, plan_way_back};
+use crate::rack::repo::RepoServer;
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;

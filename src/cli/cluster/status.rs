@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::place::{DEFAULT_FILE, UNCHANGED, find_machines, no_machine};
 use crate::cli::{Failure, Kind, print_json};
-use crate::exec::cluster::observe::{MachineView, Power, look};
+use crate::lab::cluster::observe::{MachineView, Power, look};
+use crate::lab::cluster::rollout::plan::{next_boot, release_of};
 use crate::model::status::Status;
-use crate::plan::rollout::{next_boot, release_of};
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;

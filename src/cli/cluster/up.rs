@@ -13,20 +13,20 @@ use crate::cli::disk_image::{FoundRelease, Told, find_release, stop_on_interrupt
 use crate::cli::report::{in_repo, signature};
 use crate::cli::scratch::Scratch;
 use crate::cli::{Failure, Kind, print_json};
-use crate::engine::machine::{Boot, Hypervisor, Libvirt};
-use crate::engine::repo::Repo;
-use crate::engine::signature::parse_public_keys;
-use crate::exec::cluster::observe::observe;
-use crate::exec::cluster::up::{Request, Until, up};
-use crate::exec::cluster::{ClusterError, Home};
-use crate::exec::disk_image::{self, Format};
-use crate::exec::files::naming;
+use crate::lab::cluster::observe::observe;
+use crate::lab::cluster::plan::{Seen, UpPlan, choose_platform, plan_up};
+use crate::lab::cluster::up::{Request, Until, up};
+use crate::lab::cluster::{ClusterError, Home};
+use crate::lab::disk_image::plan::{Wish, plan_disk_image};
+use crate::lab::disk_image::{self, Format};
+use crate::lab::machine::{Boot, Hypervisor, Libvirt};
 use crate::model::causes::in_one_line;
 use crate::model::cluster::{Cluster, ClusterRelease, Platform, REPO_PORT, SERVER};
 use crate::model::commit::RELEASE_REFS;
 use crate::model::vagrant::BoxName;
-use crate::plan::cluster::{Seen, UpPlan, choose_platform, plan_up};
-use crate::plan::disk_image::{Wish, plan_disk_image};
+use crate::ostree::repo::Repo;
+use crate::ostree::signature::parse_public_keys;
+use crate::rim::files::naming;
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;

@@ -8,10 +8,10 @@ use super::{open, resolve};
 use crate::cli::host::NOTHING_CHANGED;
 use crate::cli::report::in_repo;
 use crate::cli::{Failure, Kind, print_json};
-use crate::engine::repo::Repo;
-use crate::exec::changes::{ChangesError, ToSend, read_facts, to_send};
 use crate::model::Commit;
-use crate::plan::changes::{Changed, Changes, changes};
+use crate::ostree::repo::Repo;
+use crate::release::diff::plan::{Changed, Changes, changes};
+use crate::release::diff::{ChangesError, ToSend, read_facts, to_send};
 
 /// Show what an upgrade from one release to another changes: kernel and its arguments, packages, services, container
 /// images, pods, the release's other files; and how many bytes a host fetches for it.

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use super::progress::Terminal;
 use super::report::{in_repo, signature};
 use super::{Failure, Kind};
-use crate::engine::repo::{CommitInfo, MetaValue, Repo};
-use crate::engine::signature::{PublicKey, SecretKey, load_public_keys, sign_commit, verify_in_repo};
-use crate::exec::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, UPDATE_LEVEL, write_pack};
 use crate::model::{Commit, ReleaseInfo};
+use crate::ostree::repo::{CommitInfo, MetaValue, Repo};
+use crate::ostree::signature::{PublicKey, SecretKey, load_public_keys, sign_commit, verify_in_repo};
+use crate::release::pack::{DEFAULT_LEVEL, HIGHEST_LEVEL, PackError, PackOptions, UPDATE_LEVEL, write_pack};
 
 /// The format number of `--json`.
 const JSON_FORMAT: u32 = 1;

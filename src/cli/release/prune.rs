@@ -9,9 +9,9 @@ use super::{open, resolve};
 use crate::cli::host::NOTHING_CHANGED;
 use crate::cli::report::in_repo;
 use crate::cli::{Failure, Kind, print_json};
-use crate::engine::repo::{Mode, PruneLock, Repo, RepoError};
-use crate::exec::prune::{self, PruneError};
-use crate::plan::prune::{Plan, Wish, plan_prune};
+use crate::ostree::repo::{Mode, PruneLock, Repo, RepoError};
+use crate::release::prune::plan::{Plan, Wish, plan_prune};
+use crate::release::prune::{self, PruneError};
 
 /// Remove what the repo of a server no longer needs: shards of packs that were written anew, what an interrupted command
 /// left behind, and the releases that you name.

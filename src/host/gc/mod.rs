@@ -1,0 +1,108 @@
+//! Takes away what no deployment needs, long after the flip that made it so.
+//!
+//! 1. Observe: the pin sets of all deployments, read from their commits (never from a checkout that may be damaged), and
+//!    what Docker and the repo hold;
+//! 2. run the plan of [`plan_reap`](crate::host::gc::plan::plan_reap).
+//!
+//! A deployment whose pins cannot be read ends it before anything goes.
+
+pub mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::docker::{Docker, DockerError, is_our_tag};
+use crate::host::gc::plan::{Found, Plan, Step};
+use crate::model::pins::PinsError;
+use crate::model::{Commit, Digest, RELEASE_DIR, ReleasePins};
+use crate::ostree::repo::{Repo, RepoError};
+use crate::ostree::sysroot::{Sysroot, SysrootError};
+
+/// Why nothing, or not all of it, was taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// The deployments.
+    #[error("looking at the deployments")]
+    Sysroot(#[from] SysrootError),
+    /// The repo.
+    #[error("reading the host's repo")]
+    Repo(#[from] RepoError),
+    /// A deployment's pins.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// Docker.
+    #[error("asking docker")]
+    Docker(#[from] DockerError),
+}
+
+/// What went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Ids of the images that went.
+    pub images: Vec<Digest>,
+    /// Ids of images that were to go, and that a container still uses.
+    pub in_use: Vec<Digest>,
+    /// Bytes that became free in the file system of the host's repo.
+    pub freed: u64,
+}
+
+/// Looks at everything that a plan needs to know.
+pub fn observe(sysroot: &Sysroot, docker: &Docker) -> Result<Found, GcError> {
+    let repo = Repo::open(&sysroot.repo_path())?;
+    let mut roots = BTreeMap::new();
+    for deployment in sysroot.deployments()? {
+        let commit = deployment.id.commit;
+        roots.insert(commit, read_pinned(&repo, commit)?);
+    }
+    let holds = docker.observe_holds()?;
+    let held: BTreeSet<Digest> = holds.keys().map(|(_, image)| *image).collect();
+    let images = docker
+        .observe_images()?
+        .into_values()
+        .filter_map(|image| {
+            let tag = image.tags.iter().find(|tag| is_our_tag(tag));
+            let is_ours = tag.is_some() || held.contains(&image.config);
+            is_ours.then(|| {
+                (image.config, tag.or(image.tags.first()).map_or("without a tag", |tag| tag).to_owned())
+            })
+        })
+        .collect();
+    let holders = holds.into_keys().map(|(release, _)| release).collect();
+    Ok(Found { roots, images, holders, refs: repo.refs()? })
+}
+
+fn read_pinned(repo: &Repo, commit: Commit) -> Result<BTreeSet<Digest>, GcError> {
+    match repo.read_file(commit, &format!("{RELEASE_DIR}/pins.json")) {
+        Ok(bytes) => {
+            Ok(ReleasePins::parse(commit, &bytes)?.images().map(|(_, image)| image.config).collect())
+        }
+        // A deployment that is no release of ours pins nothing.
+        Err(RepoError::NoFile { .. }) => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs `plan`.
+pub fn run(sysroot: &Sysroot, docker: &Docker, plan: &Plan) -> Result<Reaped, GcError> {
+    let repo = Repo::open(&sysroot.repo_path())?;
+    let before = repo.free_bytes()?;
+    let mut releases = BTreeSet::new();
+    let mut images = BTreeSet::new();
+    for step in &plan.steps {
+        match step {
+            Step::Release { commit } => drop(releases.insert(*commit)),
+            Step::RemoveImage { image, .. } => drop(images.insert(*image)),
+            Step::DropRef { .. } | Step::CleanUp => {}
+        }
+    }
+    let mut reaped = Reaped { images: docker.reap(&releases, &images)?, ..Reaped::default() };
+    reaped.in_use = images.into_iter().filter(|image| !reaped.images.contains(image)).collect();
+    for step in &plan.steps {
+        match step {
+            Step::DropRef { name, .. } => repo.drop_ref(name)?,
+            Step::CleanUp => sysroot.cleanup()?,
+            Step::Release { .. } | Step::RemoveImage { .. } => {}
+        }
+    }
+    reaped.freed = repo.free_bytes()?.saturating_sub(before);
+    Ok(reaped)
+}

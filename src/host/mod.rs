@@ -1,0 +1,22 @@
+//! What a host does with its releases: a planner beside each executor.
+//!
+//! 1. [`upgrade`] prepares, verifies and flips; [`gc`] reaps; [`verify`] reads every bit;
+//! 2. [`boot`] brings up the services of the booted release: [`secrets`], [`config`], [`pods`], [`phases`];
+//! 3. [`status`] and [`readiness`] say what runs; [`call_home`] tells the rack server.
+
+pub mod boot;
+pub mod call_home;
+pub mod config;
+pub mod gc;
+pub mod identity;
+pub mod journal;
+pub mod phases;
+pub mod places;
+pub mod pods;
+pub mod prepare;
+pub mod readiness;
+pub mod revision;
+pub mod secrets;
+pub mod status;
+pub mod upgrade;
+pub mod verify;

@@ -1,0 +1,107 @@
+//! Observes what `status` shows.
+
+use std::path::Path;
+
+use crate::docker::{Docker, DockerError};
+use crate::host::boot::{BootError, observe_services};
+use crate::host::identity;
+use crate::model::deployment::Role;
+use crate::model::pins::{PinsError, ReleasePins};
+use crate::model::status::{DeploymentStatus, ImageStatus, STATUS_FORMAT, Status};
+use crate::model::{Deployment, HostConfig};
+use crate::ostree::sysroot::{Sysroot, SysrootError};
+
+/// Why the host could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The deployments.
+    #[error("looking at the deployments")]
+    Sysroot(#[from] SysrootError),
+    /// The pins of one of them.
+    #[error("reading the pins of {deployment}")]
+    Pins {
+        /// Which.
+        deployment: String,
+        /// Why.
+        #[source]
+        source: PinsError,
+    },
+    /// Docker.
+    #[error("asking Docker")]
+    Docker(#[from] DockerError),
+    /// The services.
+    #[error("looking at the services")]
+    Services(#[from] BootError),
+}
+
+/// Looks at everything that `status` shows.
+pub fn observe_status(
+    sysroot: &Sysroot,
+    docker: Option<&Docker>,
+    config: Option<&HostConfig>,
+) -> Result<Status, StatusError> {
+    let observed = docker.map(Docker::observe).transpose()?;
+    let deployments = sysroot.deployments()?;
+    let mut entries = Vec::new();
+    for deployment in &deployments {
+        let images = match read_pins(sysroot, deployment)? {
+            Some(pins) => pins
+                .images()
+                .map(|(name, image)| ImageStatus {
+                    name: name.to_owned(),
+                    config: image.config,
+                    present: observed.as_ref().map(|observed| observed.has_image(image)),
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        entries.push(DeploymentStatus { deployment: deployment.clone(), images });
+    }
+    let booted = deployments.iter().find(|deployment| deployment.role == Role::Booted);
+    let services = match (docker, booted) {
+        (Some(docker), Some(booted)) => observe_services(docker, &sysroot.release_dir(booted))?,
+        _ => Vec::new(),
+    };
+    Ok(Status {
+        format: STATUS_FORMAT,
+        host: config.map(identity::name_of),
+        booted: booted.map(|booted| booted.id.commit),
+        kernel: kernel_release(),
+        waiting: waiting(&deployments),
+        deployments: entries,
+        services,
+    })
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn waiting(deployments: &[Deployment]) -> Vec<String> {
+    deployments
+        .iter()
+        .filter_map(|deployment| match deployment.role {
+            Role::StagedLocked => Some(format!(
+                "release {} is prepared; `rackstep upgrade --commit` makes it the next boot",
+                deployment.id.commit.short()
+            )),
+            Role::Staged | Role::Pending => {
+                Some(format!("release {} waits for the reboot", deployment.id.commit.short()))
+            }
+            Role::Booted | Role::Rollback => None,
+        })
+        .collect()
+}
+
+fn read_pins(sysroot: &Sysroot, deployment: &Deployment) -> Result<Option<ReleasePins>, StatusError> {
+    let path = sysroot.release_dir(deployment).join("pins.json");
+    // A deployment that is not a release of ours has none, and nothing of it is pinned.
+    let Some(bytes) = read_if_there(&path) else { return Ok(None) };
+    ReleasePins::parse(deployment.id.commit, &bytes)
+        .map(Some)
+        .map_err(|source| StatusError::Pins { deployment: deployment.id.to_string(), source })
+}
+
+fn read_if_there(path: &Path) -> Option<Vec<u8>> {
+    std::fs::read(path).ok()
+}

@@ -1,0 +1,320 @@
+//! Runs the plans of `upgrade` and `rollback` on a host.
+//!
+//! 1. prepare: pull, check out locked, import; all of it additive and repeatable;
+//! 2. verify: Docker proves every pinned image of that very checkout;
+//! 3. flip: the sysroot takes checkout and proof by value.
+//!
+//! Before the flip nothing is undone: a failure leaves garbage for `gc`, and the next boot as it was.
+
+pub mod plan;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::docker::{Docker, VerifiedPins, VerifyError};
+use crate::formats::image::store::ImageStore;
+use crate::host::prepare::{PrepareError, prepare_images};
+use crate::host::upgrade::plan::{Plan, Step};
+use crate::model::kernel_arguments;
+use crate::model::pins::{PinsError, ReleasePins};
+use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
+use crate::ostree::repo::{Repo, RepoError};
+use crate::ostree::signature::PublicKey;
+use crate::ostree::sysroot::{PREPARED_REF, StagedLocked, Sysroot, SysrootError};
+use crate::release::pull::{PullError, PullReport, PullRequest, pull};
+use crate::rim::command::{self, CommandError};
+
+/// The engines that a plan runs against.
+pub struct Host<'a> {
+    /// Deployments and repo.
+    pub sysroot: &'a Sysroot,
+    /// The daemon that holds the images.
+    pub docker: &'a Docker,
+    /// Who this host is and what it follows.
+    pub config: &'a HostConfig,
+    /// Who listens.
+    pub progress: &'a dyn Progress,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// The pull, if there was one.
+    pub pulled: Option<PullReport>,
+    /// Names of the images that were brought to Docker.
+    pub imported: Vec<String>,
+    /// What became the next boot.
+    pub next_boot: Option<Commit>,
+}
+
+/// Why a plan did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// The pull failed.
+    #[error("pulling release {commit}")]
+    Pull {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: Box<PullError>,
+    },
+    /// The host's repo could not be opened.
+    #[error("opening the repo {path}")]
+    Repo {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// A key in the host's configuration is not one.
+    #[error("{0:?} in the host's trusted keys is not an ed25519 public key in base64")]
+    Key(String),
+    /// The sysroot failed.
+    #[error("changing the deployments")]
+    Sysroot(#[from] SysrootError),
+    /// The release's files do not tell its pins.
+    #[error("reading the pins of release {commit}")]
+    Pins {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: PinsError,
+    },
+    /// The release may not follow what the host has.
+    #[error("release {commit} ({version}) upgrades from {}, not from {found}", from.join(", "))]
+    NotFrom {
+        /// The commit.
+        commit: Commit,
+        /// Its version.
+        version: String,
+        /// What it upgrades from.
+        from: Vec<String>,
+        /// The version that the host has.
+        found: String,
+    },
+    /// The kernel arguments that a release brings could not be read.
+    #[error("reading the kernel arguments of release {commit}")]
+    Arguments {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// A file of the checkout could not be read.
+    #[error("reading {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The images could not be brought to Docker.
+    #[error(transparent)]
+    Import(#[from] PrepareError),
+    /// Docker does not hold what is pinned, or could not be asked.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// A step came before what it needs: a plan that no planner of ours makes.
+    #[error("the plan's step \"{0}\" comes before what it needs")]
+    Order(String),
+    /// The host would not restart.
+    #[error("asking for a restart")]
+    Reboot(#[source] CommandError),
+}
+
+impl UpgradeError {
+    /// Whether a check said no, as against something that did not work.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Verify(VerifyError::Bad { .. }) | Self::NotFrom { .. } => true,
+            Self::Pull { source, .. } => source.is_refusal(),
+            Self::Import(source) => source.is_refusal(),
+            _ => false,
+        }
+    }
+
+    /// Whether there was no room left on a disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Pull { source, .. } => source.is_disk_full(),
+            Self::Import(source) => source.is_disk_full(),
+            Self::Sysroot(source) => source.is_disk_full(),
+            _ => false,
+        }
+    }
+}
+
+/// Carries a plan's values from step to step.
+struct Run<'a> {
+    host: &'a Host<'a>,
+    /// Root of the checkout that the plan is about.
+    checkout: Option<PathBuf>,
+    staged: Option<StagedLocked>,
+    /// Set for a rollback: the deployment that is there already.
+    deployment: Option<DeploymentId>,
+    proof: Option<VerifiedPins>,
+    done: Done,
+}
+
+/// Runs `plan`; for a rollback `deployment` is the way back.
+pub fn run(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
+    let checkout = match &deployment {
+        Some(id) => Some(checkout_of(host.sysroot, id)?),
+        None => None,
+    };
+    let mut run = Run { host, checkout, staged: None, deployment, proof: None, done: Done::default() };
+    for step in &plan.steps {
+        tracing::info!(%step, "step");
+        run.step(step)?;
+    }
+    Ok(run.done)
+}
+
+/// The keys that the host trusts.
+pub fn trusted_keys(config: &HostConfig) -> Result<Vec<PublicKey>, UpgradeError> {
+    let parse = |text: &String| PublicKey::parse(text).ok_or_else(|| UpgradeError::Key(text.clone()));
+    config.trusted_keys.iter().map(parse).collect()
+}
+
+fn checkout_of(sysroot: &Sysroot, id: &DeploymentId) -> Result<PathBuf, SysrootError> {
+    sysroot
+        .deployments()?
+        .into_iter()
+        .find(|deployment| deployment.id == *id)
+        .map(|deployment| sysroot.path().join(deployment.path))
+        .ok_or_else(|| SysrootError::NoDeployment(id.clone()))
+}
+
+impl Run<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), UpgradeError> {
+        match step {
+            Step::Pull { commit, from } => self.pull(*commit, from),
+            Step::Stage { commit } => self.stage(*commit),
+            Step::Import { commit } => self.import(*commit),
+            Step::Verify { commit } => self.verify(*commit),
+            Step::Flip { commit } => self.flip(*commit, step),
+            Step::Reboot => {
+                command::run(Command::new("systemctl").arg("reboot")).map_err(UpgradeError::Reboot)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn pull(&mut self, commit: Commit, from: &str) -> Result<(), UpgradeError> {
+        let repo = self.repo()?;
+        let keys = trusted_keys(self.host.config)?;
+        // The ref protects the objects until they are deployed.
+        let reference = Some(PREPARED_REF.to_owned());
+        let request = PullRequest { repo_url: from.to_owned(), commit, keys, reference };
+        let report = pull(&request, &repo, self.host.progress)
+            .map_err(|source| UpgradeError::Pull { commit, source: Box::new(source) })?;
+        self.done.pulled = Some(report);
+        Ok(())
+    }
+
+    fn stage(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let sysroot = self.host.sysroot;
+        let merge = sysroot.merge_source()?;
+        if let Some((old, _)) = &merge {
+            self.require_path(*old, commit)?;
+        }
+        self.host.progress.begin("check out", None);
+        let staged = match sysroot.staged_locked(commit)? {
+            Some(staged) => staged,
+            None => {
+                sysroot.stage_locked(commit, &self.host.config.follows, &self.arguments(merge, commit)?)?
+            }
+        };
+        self.host.progress.end("");
+        self.checkout = Some(staged.path().to_owned());
+        self.staged = Some(staged);
+        Ok(())
+    }
+
+    /// A release may tell which ones it upgrades from; the same version again is always fine.
+    fn require_path(&self, old: Commit, new: Commit) -> Result<(), UpgradeError> {
+        let repo = self.repo()?;
+        let info = |commit| {
+            repo.release_info(commit)
+                .map_err(|source| UpgradeError::Repo { path: repo.path().to_owned(), source })
+        };
+        let Some(new_info) = info(new)? else { return Ok(()) };
+        let found = info(old)?.map_or_else(|| "an unknown release".to_owned(), |old| old.version);
+        let from = new_info.upgrade_from;
+        if from.is_empty() || from.contains(&found) || new_info.version == found {
+            return Ok(());
+        }
+        Err(UpgradeError::NotFrom { commit: new, version: new_info.version, from, found })
+    }
+
+    /// Kernel arguments of the release that is to follow.
+    fn arguments(
+        &self,
+        merge: Option<(Commit, Vec<String>)>,
+        commit: Commit,
+    ) -> Result<Vec<String>, UpgradeError> {
+        let Some((old, current)) = merge else { return Ok(Vec::new()) };
+        let repo = self.repo()?;
+        let brought = |commit| {
+            repo.kernel_arguments(commit).map_err(|source| UpgradeError::Arguments { commit, source })
+        };
+        Ok(kernel_arguments::following(
+            &current,
+            &brought(old)?,
+            &brought(commit)?,
+            &self.host.config.kernel_arguments,
+        ))
+    }
+
+    fn repo(&self) -> Result<Repo, UpgradeError> {
+        let path = self.host.sysroot.repo_path();
+        Repo::open(&path).map_err(|source| UpgradeError::Repo { path, source })
+    }
+
+    fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let (checkout, pins) = self.release(commit, "import")?;
+        let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
+        let prepared = prepare_images(self.host.docker, &store, &pins, self.host.progress)?;
+        self.done.imported = prepared.imported;
+        Ok(())
+    }
+
+    fn verify(&mut self, commit: Commit) -> Result<(), UpgradeError> {
+        let (_, pins) = self.release(commit, "verify")?;
+        self.proof = Some(self.host.docker.verify_release(&pins, self.host.progress)?);
+        Ok(())
+    }
+
+    fn flip(&mut self, commit: Commit, step: &Step) -> Result<(), UpgradeError> {
+        let order = || UpgradeError::Order(step.to_string());
+        let proof = self.proof.take().ok_or_else(order)?;
+        match (self.staged.take(), &self.deployment) {
+            (Some(staged), _) => self.host.sysroot.finalize(staged, proof)?,
+            (None, Some(id)) => self.host.sysroot.set_next_boot(id, proof)?,
+            (None, None) => return Err(order()),
+        }
+        self.done.next_boot = Some(commit);
+        Ok(())
+    }
+
+    fn release(&self, commit: Commit, step: &str) -> Result<(&Path, ReleasePins), UpgradeError> {
+        let checkout = self.checkout.as_deref().ok_or_else(|| UpgradeError::Order(step.to_owned()))?;
+        let path = checkout.join(RELEASE_DIR).join("pins.json");
+        let bytes = std::fs::read(&path).map_err(|source| UpgradeError::Read { path, source })?;
+        let pins =
+            ReleasePins::parse(commit, &bytes).map_err(|source| UpgradeError::Pins { commit, source })?;
+        Ok((checkout, pins))
+    }
+}
+
+impl fmt::Debug for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("config", self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+//! Services out of the way while their images are replaced.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use super::{PinnedDeployment, VerifyHostError};
+use crate::docker::Docker;
+use crate::model::{Digest, Progress};
+use crate::rim::command::run;
+
+const KUBELET: &str = "kubelet.service";
+
+/// Services that were stopped. They start again when this goes, whatever happened meanwhile.
+#[derive(Debug)]
+pub struct StoppedServices(());
+
+/// Stops kubelet, which would start them again, and every container of a pinned image.
+pub fn stop_services(
+    docker: &Docker,
+    pinned: &[PinnedDeployment],
+    progress: &dyn Progress,
+) -> Result<StoppedServices, VerifyHostError> {
+    let ids: BTreeSet<Digest> =
+        pinned.iter().flat_map(|pinned| pinned.pins.images()).map(|(_, image)| image.config).collect();
+    let look = |error| VerifyHostError::Stop(Box::new(error));
+    run(Command::new("systemctl").args(["stop", KUBELET])).map_err(VerifyHostError::Kubelet)?;
+    let stopped = StoppedServices(());
+    let mut running = docker.observe_containers().map_err(look)?;
+    running.retain(|container| container.is_running() && container.image.is_some_and(|id| ids.contains(&id)));
+    progress.begin("stopping services", Some(running.len() as u64));
+    for container in &running {
+        docker.stop_container(container).map_err(look)?;
+        progress.advance(1);
+    }
+    progress.end(&format!("{} containers", running.len()));
+    Ok(stopped)
+}
+
+impl Drop for StoppedServices {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("systemctl").args(["start", KUBELET])) {
+            tracing::error!(%error, "kubelet does not start again: systemctl start {KUBELET}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Rack files: the network, profiles and hosts of one rack.
+//!
+//! 1. The YAML is read into the model's types, which parse addresses and refs; 2. what belongs together is checked.
+//!
+//! An error names file, line and the thing: a rack file that is half right would image the wrong machine.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use crate::model::place::{InputError, Place, SourceText};
+use crate::model::rack::{NEWEST, Rack, RackHost};
+
+/// Parses and checks a rack file.
+pub fn parse_rack(source: &SourceText) -> Result<Rack, InputError> {
+    let rack: Rack = source.parse()?;
+    require_network(source, &rack)?;
+    if rack.profiles.is_empty() {
+        return Err(source.error("profiles", "profiles", "a rack needs a profile"));
+    }
+    for (name, profile) in &rack.profiles {
+        let is_release = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace());
+        if !is_release(&profile.release) {
+            let message = format!("release of profile {name:?} must be {NEWEST:?}, a version or a commit");
+            return Err(source.error("profiles", name, message));
+        }
+        if let Some(bad) = profile.kernel_arguments.iter().find(|argument| !is_kernel_argument(argument)) {
+            return Err(source.error("profiles", bad, format!("{bad:?} is not one kernel argument")));
+        }
+    }
+    for key in &rack.ssh_keys {
+        if key.lines().count() != 1 || !key.contains(' ') {
+            return Err(source.error(
+                "ssh_keys",
+                "ssh_keys",
+                format!("{key:?} is not a line of authorized_keys"),
+            ));
+        }
+    }
+    let mut seen = Seen::default();
+    for host in &rack.hosts {
+        require_host(source, &rack, host)?;
+        seen.require_new(source, host)?;
+    }
+    Ok(rack)
+}
+
+fn require_network(source: &SourceText, rack: &Rack) -> Result<(), InputError> {
+    let network = &rack.network;
+    let fail = |value: &str, message: String| Err(source.error("network", value, message));
+    let (first, last) = network.range;
+    for address in [first, last].into_iter().chain(network.gateway) {
+        if !network.address.has_neighbour(address) {
+            return fail(
+                &address.to_string(),
+                format!("{address} is not in the network of {}", network.address),
+            );
+        }
+    }
+    if first > last {
+        return fail(&first.to_string(), format!("the range goes backwards: {first} is after {last}"));
+    }
+    if (first..=last).contains(&network.address.address) {
+        return fail(
+            &first.to_string(),
+            format!("the range holds the server's own address {}", network.address.address),
+        );
+    }
+    let is_interface = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if network.interface.is_empty()
+        || network.interface.len() > 15
+        || !network.interface.chars().all(is_interface)
+    {
+        return fail(&network.interface, format!("{:?} is not an interface name", network.interface));
+    }
+    Ok(())
+}
+
+fn require_host(source: &SourceText, rack: &Rack, host: &RackHost) -> Result<(), InputError> {
+    let name = &host.name;
+    let fail = |value: &str, message: String| Err(source.error("hosts", value, message));
+    let is_label = |part: &str| {
+        (1..=63).contains(&part.len())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    if !name.split('.').all(is_label) {
+        return fail(name, format!("{name:?} is not a host name (letters, digits and '-')"));
+    }
+    if !rack.profiles.contains_key(&host.profile) {
+        let known: Vec<&str> = rack.profiles.keys().map(String::as_str).collect();
+        return fail(
+            &host.profile,
+            format!(
+                "host {name:?} has profile {:?}, which is not below profiles: {}",
+                host.profile,
+                known.join(", ")
+            ),
+        );
+    }
+    if host.mac.is_none() && host.uuid.is_none() && host.serial.is_none() {
+        return fail(
+            name,
+            format!("host {name:?} needs a mac, a uuid or a serial: by what would it be known?"),
+        );
+    }
+    if let Some(own) = host.address {
+        let (first, last) = rack.network.range;
+        let text = own.address.to_string();
+        if !rack.network.address.has_neighbour(own.address) || own.prefix != rack.network.address.prefix {
+            return fail(
+                &own.to_string(),
+                format!("address {own} of host {name:?} is not in the network of {}", rack.network.address),
+            );
+        }
+        if (first..=last).contains(&own.address) || own.address == rack.network.address.address {
+            return fail(
+                &own.to_string(),
+                format!("address {text} of host {name:?} is in the DHCP range or the server's own"),
+            );
+        }
+    }
+    let disk = &host.disk;
+    if let (Some(least), Some(most)) = (disk.min_size, disk.max_size)
+        && least > most
+    {
+        return fail(&least.to_string(), format!("disk rule of host {name:?}: min_size is over max_size"));
+    }
+    Ok(())
+}
+
+fn is_kernel_argument(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_control() || c == ' ' || c == '$')
+}
+
+/// The last line that holds `thing`, whatever the case: the second one of two.
+fn last_place(source: &SourceText, thing: &str) -> Place {
+    let thing = thing.to_ascii_lowercase();
+    let found = source.text.lines().enumerate().filter_map(|(number, line)| {
+        line.to_ascii_lowercase().find(&thing).map(|column| (number + 1, column + 1))
+    });
+    Place { file: source.file.clone(), position: found.last() }
+}
+
+#[derive(Default)]
+struct Seen {
+    names: BTreeSet<String>,
+    selectors: BTreeSet<String>,
+    addresses: BTreeSet<Ipv4Addr>,
+}
+
+impl Seen {
+    fn require_new(&mut self, source: &SourceText, host: &RackHost) -> Result<(), InputError> {
+        let twice = |thing: String| {
+            Err(InputError { place: last_place(source, &thing), message: format!("{thing} is there twice") })
+        };
+        if !self.names.insert(host.name.to_ascii_lowercase()) {
+            return twice(host.name.clone());
+        }
+        let selectors = [host.mac.map(|mac| mac.to_string()), host.uuid.clone(), host.serial.clone()];
+        for selector in selectors.into_iter().flatten() {
+            if !self.selectors.insert(selector.to_ascii_lowercase()) {
+                return twice(selector);
+            }
+        }
+        match host.address {
+            Some(own) if !self.addresses.insert(own.address) => twice(own.to_string()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name: rack-a
+network: {interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199], gateway: 10.77.0.1}
+repo: /srv/rackstep/repo
+ssh_keys: ["ssh-ed25519 AAAA me"]
+profiles:
+  control:
+    ref: rackstep/x86_64/openstack-host
+    kernel_arguments: ["console=ttyS0,115200n8"]
+hosts:
+  - {name: control-1, mac: "52:54:00:00:00:01", profile: control, address: 10.77.0.11/24, disk: {serial: disk-1}}
+  - name: control-2
+    uuid: 6f8f0a0c-0000-4000-8000-000000000002
+    profile: control
+"#;
+
+    fn parse(text: &str) -> Result<Rack, InputError> {
+        parse_rack(&SourceText::new("rack.yaml", text))
+    }
+
+    #[test]
+    fn the_example_is_a_good_rack() {
+        let text = include_str!("../../pxe/rack.example.yaml");
+        let rack = parse(text).unwrap();
+        assert_eq!(rack.hosts.len(), 3);
+    }
+
+    #[test]
+    fn a_good_rack() {
+        let rack = parse(GOOD).unwrap();
+        assert_eq!(rack.network.server_url(), "http://10.77.0.1:8080");
+        assert_eq!(rack.profiles["control"].release, "newest");
+        let mac = "52:54:00:00:00:01".parse().unwrap();
+        assert_eq!(rack.find_host(mac, None, None).unwrap().name, "control-1");
+        let other = "52:54:00:00:00:09".parse().unwrap();
+        assert!(rack.find_host(other, None, None).is_none());
+        let uuid = Some("6F8F0A0C-0000-4000-8000-000000000002");
+        assert_eq!(rack.find_host(other, uuid, None).unwrap().name, "control-2");
+    }
+
+    #[test]
+    fn wrong_racks_name_file_line_and_thing() {
+        let table = [
+            ("52:54:00:00:00:01", "52:54:00:00:00", "rack.yaml:10:", "not a MAC address"),
+            (
+                "10.77.0.11/24",
+                "10.78.0.11/24",
+                "rack.yaml:10:",
+                "address 10.78.0.11/24 of host \"control-1\" is not in the network",
+            ),
+            ("10.77.0.11/24", "10.77.0.120/24", "rack.yaml:10:", "in the DHCP range"),
+            (
+                "profile: control, ",
+                "profile: compute, ",
+                "rack.yaml:10:",
+                "profile \"compute\", which is not below profiles: control",
+            ),
+            ("gateway: 10.77.0.1}", "gateway: 10.78.0.1}", "rack.yaml:2:", "10.78.0.1 is not in the network"),
+            ("[10.77.0.100, 10.77.0.199]", "[10.77.0.199, 10.77.0.100]", "rack.yaml:2:", "backwards"),
+            ("control-2", "control-1", "rack.yaml:11:", "control-1 is there twice"),
+            ("control-2", "control_2", "rack.yaml:11:", "not a host name"),
+            (
+                "    uuid: 6f8f0a0c-0000-4000-8000-000000000002\n",
+                "",
+                "rack.yaml:11:",
+                "needs a mac, a uuid or a serial",
+            ),
+            ("disk: {serial: disk-1}", "disk: {seral: disk-1}", "rack.yaml:10:", "seral"),
+            ("name: rack-a\n", "", "rack.yaml:1:", "missing field `name`"),
+            ("rackstep/x86_64/openstack-host", "../x", "rack.yaml:7:", "is not a ref"),
+        ];
+        for (from, to, place, message) in table {
+            assert!(GOOD.contains(from), "{from}");
+            let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.starts_with(place) && error.contains(message), "{from} → {to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Resolves a treefile: names become exact packages, binaries and container images.
+//!
+//! 1. packages, from the machine's mirror; 2. binaries, built or downloaded; 3. container images, built from their
+//!    recipes, or described by the registry, daemon or archive that has them. The lock file is written last and at once: a failure leaves the old one.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::tree::binaries::{self, BinaryError};
+use super::tree::cache::Cache;
+use super::tree::images::{ImageError, Images};
+use crate::model::place::InputError;
+use crate::model::{Digest, Progress};
+use crate::release::manifest::lock::LOCK_FORMAT;
+use crate::release::manifest::{Lock, LockedImage, Service, Treefile, service};
+use crate::rim::packages::PackageError;
+use crate::rim::packages::apt::{Apt, Mirrors};
+
+/// The one architecture so far; the treefile's ref names it too.
+pub const ARCHITECTURE: &str = "amd64";
+
+/// Why a treefile could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody wrote something wrong.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Packages.
+    #[error("resolving packages")]
+    Packages(#[source] PackageError),
+    /// A binary.
+    #[error("resolving binaries")]
+    Binary(#[from] BinaryError),
+    /// A container image.
+    #[error("resolving container images")]
+    Image(#[from] ImageError),
+    /// A release keeps one manifest for each image.
+    #[error(
+        "images {name} and {other} are the same image, {config}, by different manifests: take both from one place"
+    )]
+    TwoManifests {
+        /// One.
+        name: String,
+        /// The other.
+        other: String,
+        /// Config digest of both.
+        config: Digest,
+    },
+    /// The lock could not be written.
+    #[error("writing {path}")]
+    Write {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The lock has no text form.
+    #[error("rendering the lock")]
+    Render(#[from] serde_yaml_ng::Error),
+}
+
+/// Reads the services of a treefile; a later one of the same name replaces an earlier one.
+pub fn load_services(treefile: &Treefile) -> Result<Vec<Service>, InputError> {
+    let services = treefile.services.iter().map(|dir| Service::load(dir)).collect::<Result<_, _>>()?;
+    Ok(service::last_of_each(services))
+}
+
+/// Resolves everything.
+pub fn resolve(
+    treefile: &Treefile,
+    treefile_path: &Path,
+    services: &[Service],
+    cache: &Cache,
+    mirror: Option<&str>,
+    created: u64,
+    progress: &dyn Progress,
+) -> Result<Lock, LockError> {
+    progress.begin("resolving packages", None);
+    let packages = resolve_packages(treefile, cache, mirror)?;
+    let bytes: u64 = packages.iter().map(|package| package.size).sum();
+    progress.end(&format!("{} packages, {} MB", packages.len(), bytes / 1_000_000));
+
+    progress.begin("resolving binaries", Some(treefile.binaries.len() as u64));
+    let mut locked_binaries = Vec::new();
+    for binary in &treefile.binaries {
+        locked_binaries.push(binaries::resolve(cache, treefile_path, binary)?);
+        progress.advance(1);
+    }
+    progress.end(&format!("{} binaries", locked_binaries.len()));
+
+    let wanted = service::wanted_images(services, &treefile.images)?;
+    progress.begin("resolving images", Some(wanted.len() as u64));
+    let images = Images::new(cache, mirror);
+    let mut locked_images: BTreeMap<String, LockedImage> = BTreeMap::new();
+    for (name, image) in &wanted {
+        let locked = images.resolve(name, image)?;
+        let same = locked_images.iter().find(|(_, other)| other.config == locked.config);
+        if let Some((other, _)) = same.filter(|(_, other)| other.manifest != locked.manifest) {
+            let (name, other) = (name.clone(), other.clone());
+            return Err(LockError::TwoManifests { name, other, config: locked.config });
+        }
+        locked_images.insert(name.clone(), locked);
+        progress.advance(1);
+    }
+    progress.end(&format!("{} images", wanted.len()));
+
+    Ok(Lock {
+        format: LOCK_FORMAT,
+        name: treefile.name.clone(),
+        created,
+        suites: treefile.suites.clone(),
+        architecture: ARCHITECTURE.to_owned(),
+        requested: treefile.packages.clone(),
+        binaries: locked_binaries,
+        images: locked_images,
+        packages,
+    })
+}
+
+fn resolve_packages(
+    treefile: &Treefile,
+    cache: &Cache,
+    mirror: Option<&str>,
+) -> Result<Vec<crate::model::Package>, LockError> {
+    let resolved = Mirrors::observe(mirror)
+        .and_then(|mirrors| Apt::open(cache.dir(), &mirrors, &treefile.suites, ARCHITECTURE))
+        .and_then(|apt| apt.resolve(&treefile.packages));
+    resolved.map_err(|error| match &error {
+        PackageError::Unknown { packages, .. } => {
+            let first = packages.first().map_or("", String::as_str);
+            treefile.error("packages", first, error.to_string()).into()
+        }
+        _ => LockError::Packages(error),
+    })
+}
+
+/// Where the lock of a treefile stands: `host.yaml` → `host.lock.yaml`.
+pub fn lock_path(treefile: &Path) -> PathBuf {
+    treefile.with_extension("lock.yaml")
+}
+
+/// Writes a lock: the old one or the new one is there at every instant.
+pub fn write(lock: &Lock, path: &Path) -> Result<(), LockError> {
+    let text = lock.render()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |source| LockError::Write { path: path.to_owned(), source };
+    let mut file = tempfile::Builder::new()
+        .prefix(".lock-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(parent)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::manifest::lock::tests::example;
+
+    #[test]
+    fn writes_whole_files_next_to_the_treefile() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = lock_path(&dir.path().join("host.yaml"));
+        assert!(path.ends_with("host.lock.yaml"));
+        write(&example(), &path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Lock::parse(&text, "l").unwrap().name, "host");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

@@ -1,0 +1,16 @@
+//! The rim: one module per neighbour of the program, and the small chores every room shares.
+//!
+//! A module here knows its neighbour and the model, and nothing of releases, hosts or racks.
+
+pub mod budget;
+pub mod command;
+pub mod disk;
+pub mod dnsmasq;
+pub mod fetch;
+pub mod files;
+pub mod firmware;
+pub mod grub;
+pub mod packages;
+pub mod process;
+pub mod registry;
+pub mod tls;

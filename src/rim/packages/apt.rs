@@ -1,0 +1,272 @@
+//! Resolves package names to exact packages.
+//!
+//! 1. mirror: `--mirror`, or where the machine's own apt gets Debian from; 2. a private apt state in the cache, with an
+//!    empty package status, so that nothing installed here counts; 3. essential and required packages plus those asked
+//!    for, without recommends; 4. version, digest, size and path of each from the signed package lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{PackageError, at};
+use crate::model::{Archive, Digest, Package};
+use crate::rim::command::{CommandError, run, run_text};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Where the archives are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mirrors {
+    /// The main archive.
+    pub main: Option<String>,
+    /// The archive of security updates.
+    pub security: Option<String>,
+}
+
+impl Mirrors {
+    /// Takes `mirror`, or asks the machine's own apt.
+    pub fn observe(mirror: Option<&str>) -> Result<Self, PackageError> {
+        if let Some(mirror) = mirror {
+            let main = mirror.trim_end_matches('/').to_owned();
+            // Mirrors that carry both keep them side by side, as Debian's own do.
+            let security = main.strip_suffix("/debian").map(|base| format!("{base}/debian-security"));
+            return Ok(Self { main: Some(main), security });
+        }
+        let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+        let text = run_text(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            format,
+            "Created-By: Packages",
+        ]))?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let find = |label: &str| {
+            text.lines().find_map(|line| {
+                let rest = line.strip_prefix("Debian|")?.strip_prefix(label)?;
+                Some(rest.strip_prefix('|')?.trim_end_matches('/').to_owned())
+            })
+        };
+        Self { main: find("Debian"), security: find("Debian-Security") }
+    }
+
+    /// The base URL of `archive`.
+    pub fn base(&self, archive: Archive) -> Option<&str> {
+        match archive {
+            Archive::Main => self.main.as_deref(),
+            Archive::Security => self.security.as_deref(),
+        }
+    }
+
+    fn render_sources(&self, suites: &[String]) -> Result<String, PackageError> {
+        let mut lines = String::new();
+        for suite in suites {
+            let base = self
+                .base(Archive::of_suite(suite))
+                .ok_or_else(|| PackageError::NoMirror { suite: suite.clone() })?;
+            lines.push_str(&format!("deb [signed-by={KEYRING}] {base} {suite} main\n"));
+        }
+        Ok(lines)
+    }
+}
+
+/// A package world of our own.
+#[derive(Debug)]
+pub struct Apt {
+    dir: PathBuf,
+    architecture: String,
+    suites: Vec<String>,
+}
+
+/// What one package list says of one version of one package.
+#[derive(Debug, Clone)]
+struct Stanza {
+    package: Package,
+    is_base: bool,
+    provides: Vec<String>,
+}
+
+impl Apt {
+    /// Sets up the world for `suites` below `cache` and fetches its package lists.
+    pub fn open(
+        cache: &Path,
+        mirrors: &Mirrors,
+        suites: &[String],
+        architecture: &str,
+    ) -> Result<Self, PackageError> {
+        let sources = mirrors.render_sources(suites)?;
+        let key = Digest::of(format!("{architecture}\n{sources}").as_bytes()).hex();
+        let dir = cache.join("lists").join(&key[..16]);
+        for sub in ["state/lists/partial", "cache/archives/partial"] {
+            let path = dir.join(sub);
+            std::fs::create_dir_all(&path).map_err(at(&path))?;
+        }
+        let path = dir.join("sources.list");
+        std::fs::write(&path, sources).map_err(at(&path))?;
+        let apt = Self { dir, architecture: architecture.to_owned(), suites: suites.to_vec() };
+        // Old lists would resolve to versions that the mirror has dropped: a failure is a failure.
+        run(apt.command("apt-get").args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]))?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let dir = self.dir.display();
+        for option in [
+            format!("Dir::State={dir}/state"),
+            format!("Dir::Cache={dir}/cache"),
+            format!("Dir::Etc::sourcelist={dir}/sources.list"),
+            format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures={}", self.architecture),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        for option in [
+            "Dir::State::status=/dev/null",
+            "Dir::Etc::sourceparts=/dev/null",
+            "Dir::Etc::preferences=/dev/null",
+            "Dir::Etc::preferencesparts=/dev/null",
+            "APT::Install-Recommends=false",
+            "APT::Install-Suggests=false",
+            "APT::Get::AllowUnauthenticated=false",
+            "Acquire::Languages=none",
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+        ] {
+            command.arg("-o").arg(option);
+        }
+        command.env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+
+    /// The exact packages that `requested` and a working base need.
+    pub fn resolve(&self, requested: &[String]) -> Result<Vec<Package>, PackageError> {
+        let known = self.read_lists()?;
+        let names: BTreeSet<&str> = known.keys().map(|(name, _)| name.as_str()).collect();
+        let provided: BTreeSet<&str> =
+            known.values().flat_map(|s| s.provides.iter().map(String::as_str)).collect();
+        let unknown: Vec<String> = requested
+            .iter()
+            // `name/suite` asks for the version of one suite.
+            .filter(|request| {
+                let name = request.split('/').next().unwrap_or(request);
+                !names.contains(name) && !provided.contains(name)
+            })
+            .cloned()
+            .collect();
+        if !unknown.is_empty() {
+            return Err(PackageError::Unknown { packages: unknown, suites: self.suites.clone() });
+        }
+        let base: BTreeSet<&str> =
+            known.iter().filter(|(_, stanza)| stanza.is_base).map(|((name, _), _)| name.as_str()).collect();
+        let mut command = self.command("apt-get");
+        command.args(["-qq", "--simulate", "install"]).args(&base).args(requested);
+        let simulated = run_text(&mut command).map_err(|error| match error {
+            CommandError::Status { stderr, .. } => PackageError::Conflict { told: stderr },
+            other => other.into(),
+        })?;
+        let mut packages = Vec::new();
+        for (name, version) in parse_simulation(&simulated) {
+            let stanza = known
+                .get(&(name.clone(), version.clone()))
+                .ok_or_else(|| PackageError::Answer(format!("{name} {version} is in no package list")))?;
+            packages.push(stanza.package.clone());
+        }
+        packages.sort();
+        Ok(packages)
+    }
+
+    fn read_lists(&self) -> Result<BTreeMap<(String, String), Stanza>, PackageError> {
+        let mut targets = self.command("apt-get");
+        targets.args(["indextargets", "--format", "$(RELEASE)|$(FILENAME)", "Created-By: Packages"]);
+        let mut known = BTreeMap::new();
+        for line in run_text(&mut targets)?.lines() {
+            let Some((suite, file)) = line.split_once('|') else { continue };
+            // Lists are kept compressed in whatever apt likes: its own helper reads them.
+            let text = run_text(Command::new("/usr/lib/apt/apt-helper").args(["cat-file", file]))?;
+            for stanza in text.split("\n\n").filter_map(|text| parse_stanza(text, Archive::of_suite(suite))) {
+                let key = (stanza.package.name.clone(), stanza.package.version.clone());
+                // The first suite named wins when two carry the same version.
+                known.entry(key).or_insert(stanza);
+            }
+        }
+        if known.is_empty() {
+            return Err(PackageError::Answer("the package lists are empty".to_owned()));
+        }
+        Ok(known)
+    }
+}
+
+fn parse_stanza(text: &str, archive: Archive) -> Option<Stanza> {
+    let mut fields = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((key, value)) = line.split_once(": ")
+            && !line.starts_with(' ')
+        {
+            fields.insert(key, value.trim());
+        }
+    }
+    let text = |key: &str| fields.get(key).map(|value| (*value).to_owned());
+    let is_base = fields.get("Essential") == Some(&"yes") || fields.get("Priority") == Some(&"required");
+    let provides = fields.get("Provides").map_or_else(Vec::new, |list| {
+        list.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
+    });
+    let package = Package {
+        name: text("Package")?,
+        version: text("Version")?,
+        architecture: text("Architecture")?,
+        sha256: Digest::parse_hex(fields.get("SHA256")?).ok()?,
+        size: fields.get("Size")?.parse().ok()?,
+        archive,
+        path: text("Filename")?,
+    };
+    Some(Stanza { package, is_base, provides })
+}
+
+/// Reads the lines `Inst name (version suite [architecture])`.
+fn parse_simulation(text: &str) -> Vec<(String, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix("Inst ")?;
+            let (name, rest) = rest.split_once(" (")?;
+            let version = rest.split_whitespace().next()?;
+            Some((name.to_owned(), version.to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors() {
+        let text = "Debian Backports|Debian Backports|http://a/debian/\nDebian|Debian|http://m/debian/\nDebian|Debian-Security|http://s/debian-security/\n";
+        let mirrors = Mirrors::parse(text);
+        assert_eq!(mirrors.base(Archive::Main), Some("http://m/debian"));
+        assert_eq!(mirrors.base(Archive::Security), Some("http://s/debian-security"));
+        let sources = mirrors.render_sources(&["trixie".into(), "trixie-security".into()]).unwrap();
+        assert!(sources.contains("http://m/debian trixie main\n"));
+        assert!(sources.contains("http://s/debian-security trixie-security main\n"));
+        let named = Mirrors::observe(Some("http://x/debian/")).unwrap();
+        assert_eq!(named.security.as_deref(), Some("http://x/debian-security"));
+        let error = Mirrors::default().render_sources(&["trixie".into()]).unwrap_err();
+        assert!(error.to_string().contains("suite trixie"));
+    }
+
+    #[test]
+    fn stanzas_and_simulations() {
+        let sha = "0".repeat(64);
+        let text = format!(
+            "Package: bash\nVersion: 5.2-1\nEssential: yes\nArchitecture: amd64\nDescription: x\n more: y\nProvides: sh, shell (= 1)\nFilename: pool/b.deb\nSize: 12\nSHA256: {sha}"
+        );
+        let stanza = parse_stanza(&text, Archive::Security).unwrap();
+        assert!(stanza.is_base);
+        assert_eq!(stanza.provides, ["sh", "shell"]);
+        assert_eq!((stanza.package.size, stanza.package.path.as_str()), (12, "pool/b.deb"));
+        assert!(parse_stanza("Package: x\n", Archive::Main).is_none());
+        let simulated = "NOTE\nInst bash (5.2-1 Debian:13/stable [amd64]) []\nConf bash (5.2-1 Debian:13/stable [amd64])\n";
+        assert_eq!(parse_simulation(simulated), [("bash".to_owned(), "5.2-1".to_owned())]);
+    }
+}
