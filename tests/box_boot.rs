@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rackstep::lab::machine::{
-    Boot, DiskFormat, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll,
+    Boot, DiskFormat, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey,
 };
+use rackstep::rim::wait::poll;
 use serde_json::Value;
 
 const SERVER: &str = "10.79.0.1/24";

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rackstep::lab::machine::{Hypervisor, Network, poll};
+use rackstep::lab::machine::{Hypervisor, Network};
+use rackstep::rim::wait::poll;
 
 #[path = "support/installable.rs"]
 mod installable;

@@ -7,7 +7,8 @@
 
 use std::process::{Command, Stdio};
 
-use rackstep::lab::machine::{Hypervisor, Network, poll};
+use rackstep::lab::machine::{Hypervisor, Network};
+use rackstep::rim::wait::poll;
 
 #[path = "support/cluster.rs"]
 mod cluster;

@@ -1,4 +1,4 @@
-//! `engine::docker` against real daemons, one for each of Docker's image stores. Needs root, the package docker.io, and what
+//! `docker` against real daemons, one for each of Docker's image stores. Needs root, the package docker.io, and what
 //! `scripts/setup.sh` unpacks.
 
 #![allow(clippy::unwrap_used)]

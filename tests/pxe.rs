@@ -10,9 +10,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rackstep::lab::machine::{DiskSpec, Firmware, Machine, MachineSpec, Network, poll, tiny};
+use rackstep::lab::machine::{DiskSpec, Firmware, Machine, MachineSpec, Network, tiny};
 use rackstep::model::progress::Silent;
 use rackstep::ostree::repo::{CommitOptions, Mode, Repo};
+use rackstep::rim::wait::poll;
 use serde_json::Value;
 
 const SERVER: &str = "10.77.0.1";

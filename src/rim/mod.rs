@@ -3,6 +3,7 @@
 //! A module here knows its neighbour and the model, and nothing of releases, hosts or racks.
 
 pub mod budget;
+pub mod cache_dir;
 pub mod command;
 pub mod disk;
 pub mod dnsmasq;
@@ -14,3 +15,4 @@ pub mod packages;
 pub mod process;
 pub mod registry;
 pub mod tls;
+pub mod wait;

@@ -97,7 +97,7 @@ mod tests {
         fs::write(&pid_file, format!("{}\n", child.id())).unwrap();
         assert!(Detached::find(&pid_file, "/state/machines/control").is_none());
         // Its parent is here: it stays a zombie until it is waited for, which must not count as alive.
-        let found = crate::lab::machine::poll(Duration::from_secs(10), || {
+        let found = super::super::wait::poll(Duration::from_secs(10), || {
             Ok::<_, io::Error>(Detached::find(&pid_file, "1000"))
         });
         let found = found.unwrap().unwrap();

@@ -14,10 +14,11 @@ use rackstep::lab::cluster::observe::observe;
 use rackstep::lab::cluster::plan::plan_up;
 use rackstep::lab::cluster::up::{Request, Until, up};
 use rackstep::lab::cluster::{Home, Watcher};
-use rackstep::lab::machine::{Boot, Hypervisor, Network, poll, tiny};
+use rackstep::lab::machine::{Boot, Hypervisor, Network, tiny};
 use rackstep::lab::manifest::parse_cluster;
 use rackstep::model::cluster::ClusterRelease;
 use rackstep::model::place::SourceText;
+use rackstep::rim::wait::poll;
 use serde_json::Value;
 
 use super::installable::{RELEASE, run};

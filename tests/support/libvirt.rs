@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use rackstep::lab::machine::{Network, poll};
+use rackstep::lab::machine::Network;
+use rackstep::rim::wait::poll;
 
 /// Everything as root, no log daemon beside it, and no claims on the control groups of this machine.
 const CONFIGURATION: &str = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n\

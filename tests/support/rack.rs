@@ -3,10 +3,9 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use rackstep::lab::machine::{
-    Boot, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey, poll,
-};
+use rackstep::lab::machine::{Boot, DiskSpec, Machine, MachineError, MachineSpec, Network, Ssh, SshKey};
 use rackstep::model::status::Status;
+use rackstep::rim::wait::poll;
 use serde_json::Value;
 
 use super::story::{Observed, Story, rackstep};

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use rackstep::lab::machine::accelerator::{self, Accelerator};
-use rackstep::lab::machine::poll_gently;
 use rackstep::model::status::Status;
+use rackstep::rim::wait::poll_gently;
 
 use super::libvirt::Libvirt;
 use super::story::{Composed, run};

@@ -6,7 +6,7 @@
 //!    the old system, half overwritten, nor the new one, half written.
 //! 3. **partition**: the spans of the partitions are attached as loop devices and formatted ([`workspace`]).
 //! 4. **pull** the release, **deploy** it, **configure** it ([`files`]), put the **bootloader** on it.
-//! 5. **seal**: everything unmounted and on the disk ([`workspace::Closed`] proves it), then the partition table with
+//! 5. **seal**: everything unmounted and on the disk ([`Settled`](crate::rim::disk::table::Settled) proves it), then the partition table with
 //!    the boot code, in one write, read back.
 //!
 //! The BIOS boot partition's content and the EFI program are written before the table, like everything else: they are not

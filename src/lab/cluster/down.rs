@@ -4,8 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use super::{ClusterError, Home, Watcher, network};
-use crate::lab::machine::{Hypervisor, MachineSpec, Running, poll};
+use crate::lab::machine::{Hypervisor, MachineSpec, Running};
 use crate::rim::files::{list, naming};
+use crate::rim::wait::poll;
 
 /// Removes the cluster: machines, network, disks and all. Whatever is there of it: one that was never finished goes too.
 pub fn remove(home: &Home, hypervisor: &Hypervisor, watcher: &dyn Watcher) -> Result<(), ClusterError> {

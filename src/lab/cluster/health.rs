@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::{Host, Watcher};
 use crate::lab::cluster::rollout::plan::judge;
-use crate::lab::machine::{Ssh, poll_gently};
+use crate::lab::machine::Ssh;
 use crate::model::Commit;
 use crate::model::causes::in_one_line;
 use crate::model::status::Status;
+use crate::rim::wait::poll_gently;
 
 /// The name of this boot, then the status: one connection for both, an emulated machine needs seconds for each.
 const QUESTION: &str = "cat /proc/sys/kernel/random/boot_id && rackstep status --json";

@@ -46,7 +46,7 @@ pub(super) fn ensure_dhcp(
     if dnsmasq::find(&home.dhcp_path(), &pid).is_some() {
         return Ok(());
     }
-    dnsmasq::start(network, &home.dhcp_path()).map_err(ClusterError::Dhcp)
+    dnsmasq::start(network.command(dnsmasq::program()), &home.dhcp_path()).map_err(ClusterError::Dhcp)
 }
 
 fn end_dhcp(home: &Home) -> Result<(), ClusterError> {

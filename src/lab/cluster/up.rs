@@ -17,12 +17,12 @@ use crate::lab::cluster::plan::{MachinePlan, UpPlan};
 use crate::lab::machine::accelerator::{self, Accelerator};
 use crate::lab::machine::{
     Boot, DiskFormat, DiskSpec, Hypervisor, Machine, MachineError, MachineSpec, Network, Ssh, SshKey,
-    poll_gently,
 };
 use crate::model::cluster::{
     Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, Driver, RECORD_FORMAT, SshTarget,
 };
 use crate::rim::files::naming;
+use crate::rim::wait::poll_gently;
 
 /// What a machine must have come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MachineError, cache_dir, poll, tiny};
+use super::{MachineError, tiny};
+use crate::rim::cache_dir::cache_dir;
 use crate::rim::command;
+use crate::rim::wait::poll;
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -87,7 +89,8 @@ pub fn choose() -> Result<Accelerator, MachineError> {
         return Ok(translated);
     }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let cache = cache_dir().join("accelerator.json");
+    let home = cache_dir().unwrap_or_else(std::env::temp_dir);
+    let cache = home.join("accelerator.json");
     let cached: Option<Probed> = fs::read(&cache).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(cached) = cached.filter(|cached| cached.boot == boot && cached.qemu == qemu) {
         return Ok(cached.accelerator);
@@ -102,7 +105,7 @@ pub fn choose() -> Result<Accelerator, MachineError> {
     };
     tracing::info!(?accelerator, "probed by booting a kernel");
     let probed = serde_json::to_vec(&Probed { boot, qemu, accelerator }).unwrap_or_default();
-    if let Err(error) = fs::create_dir_all(cache_dir()).and_then(|()| fs::write(&cache, probed)) {
+    if let Err(error) = fs::create_dir_all(home).and_then(|()| fs::write(&cache, probed)) {
         tracing::warn!(%error, path = %cache.display(), "the probe's result is not cached");
     }
     Ok(accelerator)

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::accelerator::{self, Accelerator, QEMU};
 use super::spec::{Firmware, MachineSpec, find_uefi};
-use super::{Hypervisor, MachineError, Network, Running, Ssh, interrupt, poll, qmp};
+use super::{Hypervisor, MachineError, Network, Running, Ssh, interrupt, qmp};
 use crate::rim::command;
+use crate::rim::wait::poll;
 
 /// How many of the console's last lines an error shows.
 const TAIL_LINES: usize = 30;

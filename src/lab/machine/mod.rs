@@ -23,8 +23,7 @@ mod ssh;
 pub mod tiny;
 
 use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use guest::Machine;
 pub use hypervisor::{Hypervisor, Running};
@@ -34,9 +33,6 @@ pub use spec::{Boot, DiskFormat, DiskSpec, Firmware, MachineSpec};
 pub use ssh::{Ssh, SshKey};
 
 use crate::rim::command::CommandError;
-
-/// How often a condition is looked at: short against a boot, long against the work of looking.
-const POLL: Duration = Duration::from_millis(150);
 
 /// Why a virtual machine or its network did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -126,55 +122,4 @@ impl MachineError {
         let what = what.into();
         move |source| Self::Program { what, source }
     }
-}
-
-/// Looks at a condition until it gives a value; `None` when the bound is over.
-pub fn poll<T, E>(bound: Duration, mut look: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
-    let began = Instant::now();
-    loop {
-        if let Some(value) = look()? {
-            return Ok(Some(value));
-        }
-        if began.elapsed() >= bound {
-            return Ok(None);
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
-/// As [`poll`], for a look that costs whoever is looked at: after each comes a pause of three times as long, within bounds.
-/// Ends early, without a value, when `stopped` says so.
-///
-/// An emulated machine that has to answer ssh all the time does nothing else.
-pub fn poll_gently<T, E>(
-    bound: Duration,
-    stopped: impl Fn() -> bool,
-    mut look: impl FnMut() -> Result<Option<T>, E>,
-) -> Result<Option<T>, E> {
-    const SHORTEST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(10);
-    let began = Instant::now();
-    while !stopped() {
-        let looked = Instant::now();
-        if let Some(value) = look()? {
-            return Ok(Some(value));
-        }
-        let pause = (looked.elapsed() * 3).clamp(SHORTEST, LONGEST);
-        let paused = Instant::now();
-        while paused.elapsed() < pause {
-            if stopped() || began.elapsed() >= bound {
-                return Ok(None);
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-    Ok(None)
-}
-
-/// The cache directory of this program: `$XDG_CACHE_HOME/rackstep` or `~/.cache/rackstep`.
-fn cache_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("rackstep")
 }

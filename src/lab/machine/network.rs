@@ -19,9 +19,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{MachineError, interrupt, poll};
+use super::{MachineError, interrupt};
 use crate::rim::command;
 use crate::rim::process::start_time;
+use crate::rim::wait::poll;
 
 /// The bridge's name inside a namespace.
 const BRIDGE: &str = "rack0";

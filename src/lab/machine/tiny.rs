@@ -8,7 +8,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{MachineError, cache_dir};
+use super::MachineError;
+use crate::rim::cache_dir::cache_dir;
 use crate::rim::command;
 
 /// The modules of a virtio network card, in the order in which they must be loaded.
@@ -38,11 +39,11 @@ pub struct TinyKernel {
 
 /// The kernel, fetched into the cache when it is not there.
 pub fn kernel() -> Result<TinyKernel, MachineError> {
-    let home = cache_dir().join("tiny");
+    let parent = cache_dir().unwrap_or_else(std::env::temp_dir);
+    let home = parent.join("tiny");
     if let Some(found) = find(&home) {
         return Ok(found);
     }
-    let parent = cache_dir();
     fs::create_dir_all(&parent).map_err(MachineError::io(format!("creating {}", parent.display())))?;
     let work = tempfile::Builder::new()
         .prefix("tiny-")

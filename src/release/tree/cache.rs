@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use crate::model::Digest;
+use crate::rim::cache_dir::cache_dir;
 use crate::rim::command::{CommandError, run};
 
 /// Results kept per stage: two releases and the two before them.
@@ -25,13 +26,9 @@ pub struct Cache {
 impl Cache {
     /// Takes `dir`, or `$RACKSTEP_CACHE`, or `rackstep` in the user's cache directory.
     pub fn open(dir: Option<&Path>) -> io::Result<Self> {
-        let variable =
-            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let dir = dir
             .map(Path::to_owned)
-            .or_else(|| variable("RACKSTEP_CACHE"))
-            .or_else(|| variable("XDG_CACHE_HOME").map(|base| base.join("rackstep")))
-            .or_else(|| variable("HOME").map(|home| home.join(".cache/rackstep")))
+            .or_else(cache_dir)
             .ok_or_else(|| io::Error::other("neither --cache nor HOME tells where the cache is"))?;
         fs::create_dir_all(&dir)?;
         Ok(Self { dir: fs::canonicalize(dir)? })

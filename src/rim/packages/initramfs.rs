@@ -89,7 +89,7 @@ pub fn build(
     Ok(path)
 }
 
-/// By ourselves, not by dracut: an update can then bring the difference of what is inside (`pack::repack`).
+/// By ourselves, not by dracut: an update can then bring the difference of what is inside (`formats::pack::repack`).
 fn compress(archive: &Path, image: &Path) -> io::Result<()> {
     // The rack server and the installer read it; dracut would keep it to root.
     let mut out = File::create(image)?;

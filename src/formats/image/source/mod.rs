@@ -4,8 +4,8 @@
 //! 2. [`ImageSource::describe`] gives the raw manifest and config, checked against the digests that name them;
 //! 3. [`ImageSource::open_layer`] streams one layer's tar, decompressed; its blob is checked while it streams.
 //!
-//! Registries fit the same trait (`engine::registry`): describing is a few small requests, a layer is one stream. A running
-//! dockerd gives an archive (`engine::docker`).
+//! Registries fit the same trait (`rim::registry`): describing is a few small requests, a layer is one stream. A running
+//! dockerd gives an archive (`docker`).
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

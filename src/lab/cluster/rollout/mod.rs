@@ -18,8 +18,9 @@ use serde_json::Value;
 use super::health::{Heard, Wanted, ask, wait_until_healthy};
 use super::{Host, Watcher};
 use crate::lab::cluster::rollout::plan::{Act, RolloutPlan, next_boot, release_of};
-use crate::lab::machine::{Ssh, poll};
+use crate::lab::machine::Ssh;
 use crate::model::Commit;
+use crate::rim::wait::poll;
 
 /// Lines of a failed verb that are told.
 const LAST_LINES: usize = 6;
