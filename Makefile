@@ -8,12 +8,16 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test test-cluster test-rack demo bench fuzz
+# Where `make install` puts the program, its completions and its manual pages.
+PREFIX ?= /usr/local
+
+.PHONY: help setup check lint test test-cluster test-rack demo bench fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
+	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
@@ -23,10 +27,14 @@ help:
 setup:
 	@scripts/setup.sh
 
-check: setup
+# What needs no test to run. The shell scripts of host images are part of it.
+lint: setup
 	cargo fmt --check
+	shellcheck --severity=warning --exclude=SC3013,SC2115,SC2154 $(shell git ls-files '*.sh' ':!manifests/*/config/*') .ci/run
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --no-deps --document-private-items
+check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
-	cargo test --quiet --lib
+	cargo test --quiet --lib --test layering
 
 test: check
 	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
@@ -47,3 +55,10 @@ bench: setup
 
 fuzz: setup
 	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)
+
+install:
+	cargo build --release
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/rackstep $(DESTDIR)$(PREFIX)/bin/rackstep
+	$(CARGO_TARGET_DIR)/release/rackstep man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(CARGO_TARGET_DIR)/release/rackstep completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rackstep

@@ -125,7 +125,7 @@ update() {
 }
 
 build() {
-    local name=$1 version out work
+    local name=$1 version out
     version=$(version_of "$name")
     out=$bin/$name-$version/$name
     if [[ ! -x $out ]]; then

@@ -7,6 +7,7 @@ macro_rules! say {
 
 mod boot;
 mod cluster;
+mod completions;
 mod compose;
 mod disk_image;
 mod gc;
@@ -26,7 +27,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use report::{Failure, Kind};
 
@@ -51,8 +52,39 @@ enum Verb {
     Status(status::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
+    Completions(completions::Arguments),
+    #[command(hide = true)]
+    Man(completions::ManArguments),
+    #[command(hide = true)]
     Install(install::Arguments),
+    #[command(hide = true)]
     Boot(boot::Arguments),
+}
+
+/// The verbs by who uses them, as the help lists them. A test holds the list against the verbs.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Make releases", &["lock", "compose", "release"]),
+    ("Image racks", &["serve"]),
+    ("Operate a host", &["status", "upgrade", "rollback", "verify", "gc"]),
+    ("Develop on a laptop", &["box", "cluster"]),
+    ("Shells", &["completions"]),
+];
+
+/// The program's command line, its verbs grouped.
+fn command() -> clap::Command {
+    let command = Arguments::command();
+    let mut verbs = String::new();
+    for (group, names) in GROUPS {
+        verbs += &format!("{group}:\n");
+        for verb in names.iter().filter_map(|name| command.find_subcommand(name)) {
+            let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+            verbs += &format!("  {:<12} {about}\n", verb.get_name());
+        }
+        verbs += "\n";
+    }
+    let template =
+        format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{verbs}{{options}}{{after-help}}");
+    command.help_template(template)
 }
 
 const EXAMPLES: &str = "\
@@ -60,19 +92,21 @@ Make a release:      rackstep lock host.yaml && rackstep compose host.yaml --rep
 Image a rack:        rackstep serve --rack rack.yaml
 Try it on a laptop:  rackstep cluster up               or, for Vagrant:
                      rackstep box 1.0.0 --repo /srv/repo --output /srv/boxes
-Upgrade this host:   rackstep upgrade             look, fetch and verify; the next boot stays as it is
+Upgrade this host:   rackstep upgrade             fetch and verify; next boot unchanged
                      rackstep upgrade --commit --reboot
 And back:            rackstep rollback --reboot   needs no network
 What runs here:      rackstep status
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check, 70 a bug in rackstep, 130 interrupted";
+Exit codes: 0 done, 1 failed, 2 wrong usage or input file, 3 refused by a check,
+            70 a bug in rackstep, 130 interrupted";
 
 /// What BSD's sysexits(3) calls EX_SOFTWARE.
 const BUG: u8 = 70;
 
 /// Runs the program and gives its exit code: 0 done, 1 failed, 2 usage or bad input file, 3 refused by a check, 70 bug.
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
@@ -101,6 +135,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Gc(arguments) => gc::run(&arguments),
+        Verb::Completions(arguments) => completions::run(&arguments, command()),
+        Verb::Man(arguments) => completions::run_man(&arguments, command()),
         Verb::Install(arguments) => install::run(arguments),
         Verb::Boot(arguments) => boot::run(&arguments),
     }
@@ -133,4 +169,29 @@ fn print_json(answer: &impl serde::Serialize) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Kind::Failed, error, "the answer could not be written as JSON"))?;
     print_line(&text);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Arguments, CommandFactory, GROUPS, command};
+
+    #[test]
+    fn every_verb_that_people_use_is_in_one_group() {
+        let arguments = Arguments::command();
+        let verbs: BTreeSet<&str> = arguments
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+            .map(clap::Command::get_name)
+            .collect();
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        assert_eq!(grouped.iter().copied().collect::<BTreeSet<_>>(), verbs);
+        assert_eq!(grouped.len(), verbs.len());
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
 }

@@ -28,7 +28,7 @@ pub struct Arguments {
     /// The release repo; left out, the rack file's
     #[arg(long, value_name = "DIR")]
     repo: Option<PathBuf>,
-    /// Where records, leases and boot files are kept [default: /var/lib/rackstep/racks/<name>]
+    /// Where records, leases and boot files are kept [default: /var/lib/rackstep/racks/NAME]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// The directory with iPXE's programs
