@@ -8,6 +8,7 @@ macro_rules! say {
 mod boot;
 mod cluster;
 mod compose;
+mod container_host;
 mod disk_image;
 mod gc;
 mod host;
@@ -53,6 +54,8 @@ enum Verb {
     Gc(gc::Arguments),
     Install(install::Arguments),
     Boot(boot::Arguments),
+    #[command(hide = true)]
+    ContainerHost(container_host::Arguments),
 }
 
 const EXAMPLES: &str = "\
@@ -103,6 +106,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Gc(arguments) => gc::run(&arguments),
         Verb::Install(arguments) => install::run(arguments),
         Verb::Boot(arguments) => boot::run(&arguments),
+        Verb::ContainerHost(arguments) => container_host::run(&arguments),
     }
 }
 

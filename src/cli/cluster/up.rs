@@ -65,6 +65,8 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PlatformArgument {
+    /// System containers on this machine's own kernel: seconds, and no kernel, boot loader or firmware of their own
+    Container,
     /// This machine's libvirt: `virsh console`, virt-manager, and machines that everything here reaches
     Libvirt,
     /// QEMU in a network namespace
@@ -156,6 +158,7 @@ fn look(named: &Named, wanted: Option<PlatformArgument>) -> Result<Found, Failur
 
 fn choose_hypervisor(named: &Named, wanted: Option<PlatformArgument>) -> Result<Hypervisor, Failure> {
     let wanted = wanted.map(|wanted| match wanted {
+        PlatformArgument::Container => Platform::Container,
         PlatformArgument::Libvirt => Platform::Libvirt,
         PlatformArgument::Qemu => Platform::Qemu,
     });
