@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::ContainerError;
@@ -29,7 +30,7 @@ impl Console {
             .map_err(|errno| opening()(errno.into()))?;
         let name = ptsname(&ours, Vec::new()).map_err(|errno| opening()(errno.into()))?;
         let terminal = PathBuf::from(std::ffi::OsString::from_vec(name.into_bytes()));
-        let held = OpenOptions::new().read(true).write(true).open(&terminal).map_err(opening())?;
+        let held = open_terminal(&terminal).map_err(opening())?;
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -45,6 +46,12 @@ impl Console {
         // A full disk must not keep a host from starting.
         let _ = writeln!(self.log, "rackstep: {line}");
     }
+}
+
+/// Opens a terminal that does not become the caller's own: the login prompt hangs it up, which would end the launcher.
+pub(super) fn open_terminal(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(Into::into)
 }
 
 fn copy_out(terminal: OwnedFd, mut log: File) {

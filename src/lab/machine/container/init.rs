@@ -10,7 +10,7 @@
 //! 5. systemd.
 
 use std::ffi::{CStr, OsStr};
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -23,6 +23,7 @@ use rustix::mount::{
 use rustix::process::{Signal, pivot_root, set_parent_process_death_signal, umask};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
+use super::console::open_terminal;
 use super::deployment::INIT;
 use super::kernel::{Apart, unshare};
 use super::spec::InitSpec;
@@ -50,7 +51,7 @@ fn prepare() -> Result<std::io::Error, ContainerError> {
     let Some(spec) = listen::<InitSpec>()? else {
         return Err(ContainerError::Init("lost its launcher".to_owned()));
     };
-    umask(rustix::fs::Mode::empty());
+    umask(rustix::fs::Mode::from_raw_mode(0o022));
     enter_group(&spec.cgroup)?;
     rustix::system::sethostname(spec.name.as_bytes())
         .map_err(|errno| ContainerError::io("setting the host's name")(errno.into()))?;
@@ -61,7 +62,6 @@ fn prepare() -> Result<std::io::Error, ContainerError> {
         remove_capability_from_bounding_set(capability)
             .map_err(|errno| ContainerError::io("withholding a capability")(errno.into()))?;
     }
-    umask(rustix::fs::Mode::from_raw_mode(0o022));
     become_systemd(&spec)
 }
 
@@ -134,8 +134,11 @@ fn mount_kernel(spec: &InitSpec) -> Result<(), ContainerError> {
     }
     make_read_only("proc/sys", PLAIN)?;
     // A letter written there restarts the machine.
-    bind("proc/sysrq-trigger", "proc/sysrq-trigger")?;
-    make_read_only("proc/sysrq-trigger", PLAIN)?;
+    const RESTART: &str = "proc/sysrq-trigger";
+    if Path::new(RESTART).exists() {
+        bind(RESTART, RESTART)?;
+        make_read_only(RESTART, PLAIN)?;
+    }
     show("cmdline", &format!("{}\n", spec.options), "proc/cmdline")?;
     // udev starts where it may write there.
     mount_new("sysfs", "sys", PLAIN | MountFlags::RDONLY, c"")?;
@@ -185,7 +188,7 @@ fn require_identity(directory: &Path, expected: (u64, u64)) -> Result<(), Contai
 
 fn become_systemd(spec: &InitSpec) -> Result<std::io::Error, ContainerError> {
     let opening = || ContainerError::io("opening the host's console");
-    let console = OpenOptions::new().read(true).write(true).open("/dev/console").map_err(opening())?;
+    let console = open_terminal(Path::new("/dev/console")).map_err(opening())?;
     let copy = || console.try_clone().map_err(opening());
     let mut systemd = Command::new(Path::new("/").join(INIT));
     systemd

@@ -53,8 +53,8 @@ done
 exec /run/host/runc "$@"
 "#;
 
-/// Goes behind the settings of a release's kubelet.
-const KUBELET: &str = "\n# This machine's control groups have no controllers.\ncgroupsPerQOS: false\nenforceNodeAllocatable: []\n";
+/// Goes behind the settings of a release's kubelet. Not an empty list: a kubelet that merges a directory of settings loses it.
+const KUBELET: &str = "\n# This machine's control groups have no controllers.\ncgroupsPerQOS: false\nenforceNodeAllocatable: [none]\n";
 
 /// What this machine lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(
             kubelet_settings("kind: KubeletConfiguration\n"),
             "kind: KubeletConfiguration\n# This machine's control groups have no controllers.\ncgroupsPerQOS: false\n\
-             enforceNodeAllocatable: []\n"
+             enforceNodeAllocatable: [none]\n"
         );
         assert_eq!(kubelet_settings("cgroupsPerQOS: true\n"), "cgroupsPerQOS: true\n");
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Dev, FileType, Mode, makedev, mknodat};
 use rustix::mount::MountFlags;
+use rustix::process::umask;
 
 use super::ContainerError;
 
@@ -37,6 +38,14 @@ const LOOP_MAJOR: u32 = 7;
 
 /// Mounts `/dev` at `place`, an absolute path or one below the working directory.
 pub fn mount(place: &Path, console: Option<&Path>) -> Result<(), ContainerError> {
+    // A node's mode is its own.
+    let usual = umask(Mode::empty());
+    let made = fill(place, console);
+    umask(usual);
+    made
+}
+
+fn fill(place: &Path, console: Option<&Path>) -> Result<(), ContainerError> {
     let making = || ContainerError::path("making", place);
     super::init::mount_new("tmpfs", place, MountFlags::NOSUID, c"mode=755,size=4m")?;
     for directory in ["pts", "shm", "net"] {

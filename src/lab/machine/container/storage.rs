@@ -194,7 +194,7 @@ pub fn cut(image: &Path, dir: &Path, root: &Path) -> Result<(), ContainerError> 
 /// A disk that begins as `base`: shared with it where the file system can (reflink), else a sparse copy. Whole or not at all.
 pub fn copy_base(base: &Path, disk: &Path) -> Result<(), ContainerError> {
     let unfinished = disk.with_extension("new");
-    command::run(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(base).arg(&unfinished))
+    command::run(Command::new("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base).arg(&unfinished))
         .map_err(ContainerError::program(format!("copying {}", base.display())))?;
     fs::rename(&unfinished, disk).map_err(ContainerError::path("making", disk))
 }
