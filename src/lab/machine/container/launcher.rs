@@ -56,8 +56,9 @@ pub fn run(path: &Path) -> Result<(), ContainerError> {
     load_modules();
     let hierarchy = cgroup::hierarchy()?;
     let group = cgroup::of_host(&hierarchy, &spec.dir);
-    cgroup::create(&group, spec.memory_mib, spec.cpus)?;
+    // Before there is a group: from now on it goes with us, whenever we are killed.
     let guard = start_guard(&group)?;
+    cgroup::create(&group, spec.memory_mib, spec.cpus)?;
     let ran = Host::run(&spec, &hierarchy, &group);
     let _ = fs::remove_file(HostSpec::pid_path(&spec.dir));
     drop(guard);
