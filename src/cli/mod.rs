@@ -9,6 +9,7 @@ mod boot;
 mod cluster;
 mod completions;
 mod compose;
+mod container_host;
 mod disk_image;
 mod gc;
 mod host;
@@ -59,6 +60,8 @@ enum Verb {
     Install(install::Arguments),
     #[command(hide = true)]
     Boot(boot::Arguments),
+    #[command(hide = true)]
+    ContainerHost(container_host::Arguments),
 }
 
 /// The verbs by who uses them, as the help lists them. A test holds the list against the verbs.
@@ -139,6 +142,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Man(arguments) => completions::run_man(&arguments, command()),
         Verb::Install(arguments) => install::run(arguments),
         Verb::Boot(arguments) => boot::run(&arguments),
+        Verb::ContainerHost(arguments) => container_host::run(&arguments),
     }
 }
 

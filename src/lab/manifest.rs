@@ -54,6 +54,7 @@ struct Fragment {
 enum PlatformChoice {
     #[default]
     Auto,
+    Container,
     Libvirt,
     Qemu,
 }
@@ -107,6 +108,7 @@ pub fn parse_cluster(source: &SourceText, default_name: &str) -> Result<Cluster,
         trusted_keys: fragment.trusted_keys.or(provisioner.trusted_keys).unwrap_or_default(),
         platform: match fragment.platform {
             PlatformChoice::Auto => None,
+            PlatformChoice::Container => Some(Platform::Container),
             PlatformChoice::Libvirt => Some(Platform::Libvirt),
             PlatformChoice::Qemu => Some(Platform::Qemu),
         },
@@ -210,6 +212,7 @@ compute: {count: 2, memory: 3072, cpus: 1}
             ("platform: auto\n", None),
             ("platform: libvirt\n", Some(Platform::Libvirt)),
             ("platform: qemu\n", Some(Platform::Qemu)),
+            ("platform: container\n", Some(Platform::Container)),
         ] {
             assert_eq!(parse(&format!("{line}{GOOD}")).unwrap().platform, platform, "{line:?}");
         }
@@ -244,7 +247,7 @@ compute: {count: 2, memory: 3072, cpus: 1}
                 "name: dev",
                 "platform: kvm",
                 "cluster.yaml:1:11",
-                "unknown variant `kvm`, expected one of `auto`, `libvirt`, `qemu`",
+                "unknown variant `kvm`, expected one of `auto`, `container`, `libvirt`, `qemu`",
             ),
             ("control: {memory: 4096, cpus: 2}\n", "", "cluster.yaml:1:1", "missing field `control`"),
         ];

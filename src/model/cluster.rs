@@ -49,7 +49,7 @@ impl Role {
     }
 }
 
-/// How machines are run.
+/// How machines are run: the way to say it before there were containers. [`Platform`] says it all now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
@@ -71,6 +71,8 @@ pub enum Platform {
     Qemu,
     /// This machine's libvirt.
     Libvirt,
+    /// This machine's own kernel: hosts are system containers.
+    Container,
 }
 
 impl std::fmt::Display for Platform {
@@ -78,6 +80,7 @@ impl std::fmt::Display for Platform {
         f.write_str(match self {
             Self::Qemu => "QEMU",
             Self::Libvirt => "libvirt",
+            Self::Container => "containers",
         })
     }
 }
@@ -117,7 +120,7 @@ pub struct Cluster {
     pub release: Option<String>,
     /// ed25519 public keys, base64: the release must be signed by one of them, and the machines trust them.
     pub trusted_keys: Vec<String>,
-    /// Who runs machines; none: libvirt where it answers, QEMU elsewhere.
+    /// Who runs machines; none: see [`crate::lab::cluster::plan::choose_platform`].
     pub platform: Option<Platform>,
     /// How machines are run.
     pub driver: Driver,

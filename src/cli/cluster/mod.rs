@@ -2,6 +2,7 @@
 
 mod board;
 mod down;
+mod machine;
 mod place;
 mod rollout;
 mod status;
@@ -13,8 +14,8 @@ use super::Failure;
 
 /// Run a developer's cluster: the hosts that the racks run, on this machine.
 ///
-/// Machines are libvirt's where it answers, QEMU's on a network namespace of the cluster's own elsewhere; they outlive
-/// this program. `up` makes what is missing, `down` removes everything.
+/// Machines are libvirt's where it answers, else QEMU's, on a network namespace of the cluster's own; without KVM they are
+/// containers on this machine's kernel. They outlive this program. `up` makes what is missing, `down` removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -27,6 +28,9 @@ enum Verb {
     Up(up::Arguments),
     Status(status::StatusArguments),
     Ssh(status::SshArguments),
+    Exec(machine::ExecArguments),
+    Logs(machine::LogsArguments),
+    Cut(machine::CutArguments),
     Upgrade(rollout::UpgradeArguments),
     Rollback(rollout::RollbackArguments),
     Down(down::Arguments),
@@ -38,13 +42,16 @@ A cluster.yaml:
   release: 1.0.0                           left out: the newest release of the repo's ref
   control: {memory: 4096, cpus: 2}         MiB
   compute: {count: 2, memory: 3072, cpus: 2}
-  platform: libvirt                        or qemu, or auto (if left out): libvirt where it answers
+  platform: container                      or libvirt, qemu, or auto (if left out): libvirt or QEMU where KVM works,
+                                           else containers where they do, else libvirt or QEMU, emulated
 
 Then, as root (networks, loop devices):
   rackstep cluster up                      makes what is missing, and waits until all services run
   rackstep cluster status
   rackstep cluster ssh control
   rackstep cluster ssh compute-1 -- rackstep status
+  rackstep cluster logs control            its console
+  rackstep cluster cut control             its power, without a shutdown; `up` switches it on again
   rackstep cluster upgrade                 one machine first, then the others; stops at one that is not healthy
   rackstep cluster rollback
   rackstep cluster down
@@ -58,6 +65,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Verb::Up(arguments) => up::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Ssh(arguments) => status::ssh(arguments),
+        Verb::Exec(arguments) => machine::exec(arguments),
+        Verb::Logs(arguments) => machine::logs(arguments),
+        Verb::Cut(arguments) => machine::cut(arguments),
         Verb::Upgrade(arguments) => rollout::upgrade(arguments),
         Verb::Rollback(arguments) => rollout::rollback(arguments),
         Verb::Down(arguments) => down::run(arguments),

@@ -114,6 +114,8 @@ pub struct Machines {
     pub repo: Option<PathBuf>,
     /// Who runs them, if we know.
     pub platform: Option<Platform>,
+    /// Where the cluster is kept, if it is ours.
+    pub home: Option<Home>,
 }
 
 /// The machines of a cluster file, or of a Vagrant project.
@@ -122,7 +124,7 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
         let hosts = vagrant::hosts(directory).map_err(explain)?;
         let hosts = hosts.into_iter().map(|host| (host, Power::On)).collect();
         let name = directory.display().to_string();
-        return Ok(Machines { hosts, network: None, name, repo: None, platform: None });
+        return Ok(Machines { hosts, network: None, name, repo: None, platform: None, home: None });
     }
     let named = read_file(file)?;
     require_root(verb)?;
@@ -140,7 +142,8 @@ pub fn find_machines(file: &Path, project: Option<&Path>, verb: &str) -> Result<
     let hosts = record.machines.iter().map(machine).collect();
     let repo = named.cluster.repo.or(record.repo);
     let platform = Some(record.platform);
-    Ok(Machines { hosts, network, name: named.home.name, repo, platform })
+    let (name, home) = (named.home.name.clone(), Some(named.home));
+    Ok(Machines { hosts, network, name, repo, platform, home })
 }
 
 /// There is no machine of that name.

@@ -14,11 +14,13 @@ use crate::cli::report::{in_repo, signature};
 use crate::cli::scratch::Scratch;
 use crate::cli::{Failure, Kind, print_json};
 use crate::lab::cluster::observe::observe;
-use crate::lab::cluster::plan::{Seen, UpPlan, choose_platform, plan_up};
+use crate::lab::cluster::plan::{Choice, Offers, Seen, UpPlan, Why, choose_platform, plan_up};
 use crate::lab::cluster::up::{Request, Until, up};
-use crate::lab::cluster::{ClusterError, Home};
+use crate::lab::cluster::{ClusterError, Home, Watcher as _};
 use crate::lab::disk_image::plan::{Wish, plan_disk_image};
 use crate::lab::disk_image::{self, Format};
+use crate::lab::machine::accelerator::{self, Accelerator};
+use crate::lab::machine::container::probe;
 use crate::lab::machine::{Boot, Hypervisor, Libvirt};
 use crate::model::causes::in_one_line;
 use crate::model::cluster::{Cluster, ClusterRelease, Platform, REPO_PORT, SERVER};
@@ -47,7 +49,7 @@ pub struct Arguments {
     /// The cluster file
     #[arg(default_value = DEFAULT_FILE)]
     file: PathBuf,
-    /// Who runs the machines [default: the file's, whoever runs them already, libvirt where it answers, QEMU]
+    /// Who runs the machines [default: the file's, whoever runs them already, the fastest that works here]
     #[arg(long, value_enum)]
     platform: Option<PlatformArgument>,
     /// What a machine must have come to
@@ -65,6 +67,8 @@ pub struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PlatformArgument {
+    /// System containers on this machine's own kernel: seconds, and no kernel, boot loader or firmware of their own
+    Container,
     /// This machine's libvirt: `virsh console`, virt-manager, and machines that everything here reaches
     Libvirt,
     /// QEMU in a network namespace
@@ -94,7 +98,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let stop = stop_on_interrupt();
     let lock = named.home.lock_or_make().map_err(explain)?;
     let found = look(&named, arguments.platform)?;
-    let Found { hypervisor, plan, release } = &found;
+    let Found { hypervisor, why, plan, release } = &found;
+    let board = Board::new(&stop);
+    board.end("platform", &format!("{}: {why}", hypervisor.platform()));
     let request = Request {
         home: &named.home,
         lock: &lock,
@@ -123,20 +129,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let make_base = |release: &ClusterRelease, ssh_key: &str, path: &Path| {
         make_base(&named, release, ssh_key, path, &name, scratch, &stop)
     };
-    up(&request, &make_base, &Board::new(&stop)).map_err(tell_failure)?;
+    up(&request, &make_base, &board).map_err(tell_failure)?;
     print(&named, &found, arguments)
 }
 
 /// What is missing, the release for it, and who will run it.
 struct Found {
     hypervisor: Hypervisor,
+    why: Why,
     plan: UpPlan,
     release: Option<ClusterRelease>,
 }
 
 fn look(named: &Named, wanted: Option<PlatformArgument>) -> Result<Found, Failure> {
     let Named { cluster, home, .. } = named;
-    let hypervisor = choose_hypervisor(named, wanted)?;
+    let (hypervisor, why) = choose_hypervisor(named, wanted)?;
     let seen = observe(home, &hypervisor, None).map_err(explain)?;
     let is_new = |name: &String| seen.machines.get(name).is_none_or(|machine| !machine.disk);
     // A release is looked for only if a machine needs it: the repo may be gone, and the cluster is there.
@@ -151,26 +158,44 @@ fn look(named: &Named, wanted: Option<PlatformArgument>) -> Result<Found, Failur
         Failure::new(Kind::BadInput, error, UNCHANGED)
             .hint("`repo: DIR` in the file names a repo that `rackstep compose` made")
     })?;
-    Ok(Found { hypervisor, plan, release })
+    Ok(Found { hypervisor, why, plan, release })
 }
 
-fn choose_hypervisor(named: &Named, wanted: Option<PlatformArgument>) -> Result<Hypervisor, Failure> {
+/// What this machine can do.
+struct ThisMachine;
+
+impl Offers for ThisMachine {
+    fn kvm(&self) -> bool {
+        let chosen = accelerator::choose();
+        let chosen = chosen.inspect_err(|error| tracing::debug!(error = in_one_line(error), "no QEMU"));
+        matches!(chosen, Ok(Accelerator::Kvm))
+    }
+
+    fn libvirt(&self) -> bool {
+        let answer = Libvirt::of_this_machine().and_then(|libvirt| libvirt.require_answer());
+        answer.inspect_err(|error| tracing::debug!(error = in_one_line(error), "no libvirt")).is_ok()
+    }
+
+    fn containers(&self) -> Result<(), String> {
+        probe::probe().map_err(|error| in_one_line(&error))
+    }
+}
+
+fn choose_hypervisor(named: &Named, wanted: Option<PlatformArgument>) -> Result<(Hypervisor, Why), Failure> {
     let wanted = wanted.map(|wanted| match wanted {
+        PlatformArgument::Container => Platform::Container,
         PlatformArgument::Libvirt => Platform::Libvirt,
         PlatformArgument::Qemu => Platform::Qemu,
     });
     let made = named.read_record()?.map(|record| record.platform);
-    let libvirt_answers = || {
-        let answer = Libvirt::of_this_machine().and_then(|libvirt| libvirt.require_answer());
-        answer.inspect_err(|error| tracing::debug!(error = in_one_line(error), "no libvirt")).is_ok()
-    };
-    let platform =
-        choose_platform(wanted.or(named.cluster.platform), made, libvirt_answers).map_err(|error| {
-            let told = format!("cluster {} is there: {error}", named.home.name);
-            Failure::new(Kind::Refused, told, UNCHANGED)
-                .hint("`rackstep cluster down` removes it, and its disks")
-        })?;
-    Hypervisor::of(platform).map_err(|error| explain(error.into()))
+    let cluster = &named.cluster;
+    let choice = choose_platform(wanted.or(cluster.platform), made, cluster.driver, &ThisMachine);
+    let Choice { platform, why } = choice.map_err(|error| {
+        let told = format!("cluster {} is there: {error}", named.home.name);
+        Failure::new(Kind::Refused, told, UNCHANGED).hint("`rackstep cluster down` removes it, and its disks")
+    })?;
+    let hypervisor = Hypervisor::of(platform).map_err(|error| explain(error.into()))?;
+    Ok((hypervisor, why))
 }
 
 fn choose_release(cluster: &Cluster, path: &Path) -> Result<ClusterRelease, Failure> {
@@ -260,17 +285,19 @@ fn tell_failure(error: ClusterError) -> Failure {
 
 fn print(named: &Named, found: &Found, arguments: &Arguments) -> Result<(), Failure> {
     let name = &named.home.name;
-    let Found { hypervisor, plan, release } = found;
+    let Found { hypervisor, why, plan, release } = found;
     let platform = hypervisor.platform();
     if arguments.json {
         let told = serde_json::json!({
-            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "platform": platform, "release": release, "plan": plan,
+            "format": JSON_FORMAT, "cluster": name, "directory": named.home.dir, "platform": platform, "why": why.to_string(),
+            "release": release, "plan": plan,
             "machines": named.cluster.machines, "done": !arguments.dry_run,
         });
         return print_json(&told);
     }
     let lines = plan.lines();
     if arguments.dry_run {
+        say!("platform {platform}: {why}");
         for (index, line) in lines.iter().enumerate() {
             say!("{:>3}. {line}", index + 1);
         }

@@ -66,6 +66,15 @@ fn wait_for_end(running: &Running, bound: Duration, watcher: &dyn Watcher) -> Re
     Ok(ended?.unwrap_or(false))
 }
 
+/// Cuts the power of one machine; false: it was off.
+pub fn cut(home: &Home, hypervisor: &Hypervisor, machine: &str) -> Result<bool, ClusterError> {
+    let Some(running) = hypervisor.find(&MachineSpec::new(machine, home.machine_dir(machine)))? else {
+        return Ok(false);
+    };
+    running.power_cut()?;
+    Ok(true)
+}
+
 /// Every machine that has a directory, by name.
 fn machines(home: &Home) -> Result<Vec<(String, MachineSpec)>, ClusterError> {
     let named = |path: std::path::PathBuf| {

@@ -11,13 +11,11 @@ use rustix::io::Errno;
 use super::ClusterError;
 use crate::lab::machine::{Boot, DiskFormat, DiskSpec, MachineSpec};
 use crate::model::Commit;
-use crate::model::cluster::{ClusterMachine, ClusterRecord, DOMAIN};
+use crate::model::cluster::{ClusterMachine, ClusterRecord, DOMAIN, Platform};
 use crate::rim::files::{Durability, ensure_directory, naming, write_atomic};
 
 /// How networks of clusters are called; never like those that end with their program.
 const NETWORK_PREFIX: &str = "rackstep-cluster-";
-/// The first disk's name in a machine's directory.
-const DISK: &str = "disk.qcow2";
 
 /// Where clusters are: below `$XDG_STATE_HOME`, or `~/.local/state`.
 pub fn clusters_dir() -> PathBuf {
@@ -120,9 +118,12 @@ impl Home {
         self.machines_dir().join(machine)
     }
 
-    /// The disk of a machine.
-    pub fn disk_path(&self, machine: &str) -> PathBuf {
-        self.machine_dir(machine).join(DISK)
+    /// The disk of a machine: it lies over its base, or is a copy of it.
+    pub fn disk_path(&self, platform: Platform, machine: &str) -> PathBuf {
+        self.machine_dir(machine).join(match platform {
+            Platform::Qemu | Platform::Libvirt => "disk.qcow2",
+            Platform::Container => "disk.raw",
+        })
     }
 
     /// dnsmasq's configuration.
@@ -131,14 +132,18 @@ impl Home {
     }
 
     /// What a machine is made of.
-    pub fn spec(&self, machine: &ClusterMachine, boot: Boot) -> MachineSpec {
+    pub fn spec(&self, platform: Platform, machine: &ClusterMachine, boot: Boot) -> MachineSpec {
         let mut spec = MachineSpec::new(&machine.name, self.machine_dir(&machine.name));
         spec.boot = boot;
         spec.memory_mib = machine.memory;
         spec.cpus = machine.cpus;
         spec.mac = machine.mac.to_string();
-        let (path, serial) = (self.disk_path(&machine.name), machine.name.clone());
-        spec.disks.push(DiskSpec { path, format: DiskFormat::Qcow2, serial });
+        let (path, serial) = (self.disk_path(platform, &machine.name), machine.name.clone());
+        let format = match platform {
+            Platform::Qemu | Platform::Libvirt => DiskFormat::Qcow2,
+            Platform::Container => DiskFormat::Raw,
+        };
+        spec.disks.push(DiskSpec { path, format, serial });
         // The machine has its name before anything of it starts. systemd-resolved asks nobody for a name without a domain.
         spec.credentials.push(("system.hostname".to_owned(), machine.name.clone()));
         spec.credentials.push(("network.search_domains".to_owned(), DOMAIN.to_owned()));
@@ -149,7 +154,7 @@ impl Home {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cluster::{Platform, RECORD_FORMAT, Role};
+    use crate::model::cluster::{RECORD_FORMAT, Role};
 
     #[test]
     fn one_verb_at_a_time() {

@@ -1,4 +1,4 @@
-//! A developer's cluster: machines that outlive the program, on a network that is kept, by QEMU or by libvirt
+//! A developer's cluster: machines that outlive the program, on a network that is kept, by QEMU, by libvirt or as containers
 //! ([`crate::lab::machine::Hypervisor`]; nothing here knows the difference).
 //!
 //! 1. [`Home`]: one directory for each cluster, locked while a verb works on it;
@@ -11,7 +11,8 @@
 //!   ssh-key, ssh-key.pub
 //!   base-<commit>.raw           disk of a release: never changes, machines' disks lie over it
 //!   dnsmasq.{conf,pid,leases}
-//!   machines/MACHINE/           disk.qcow2, console.log; qmp.sock, qemu.pid, or domain.xml
+//!   machines/MACHINE/           disk.qcow2, console.log; qmp.sock, qemu.pid, or domain.xml;
+//!                               of a container disk.raw, container.json, container.pid, launcher.log
 //! ```
 //!
 //! It never touches a machine that it did not make, but by ssh.

@@ -52,7 +52,7 @@ pub fn observe(home: &Home, hypervisor: &Hypervisor, release: Option<Commit>) ->
             continue;
         };
         let on = hypervisor.find(&MachineSpec::new(&name, &directory))?.is_some();
-        let machine = MachineSeen { disk: home.disk_path(&name).exists(), on };
+        let machine = MachineSeen { disk: home.disk_path(hypervisor.platform(), &name).exists(), on };
         seen.machines.insert(name, machine);
     }
     Ok(seen)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::cluster::{Cluster, ClusterRelease, Platform};
+use crate::model::cluster::{Cluster, ClusterRelease, Driver, Platform};
 
 /// What there is of one machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,18 +63,68 @@ pub struct MadeElsewhere {
     pub wanted: Platform,
 }
 
-/// Who runs the machines: whoever does already, whoever is wanted, libvirt where it `answers`, QEMU.
+/// What this machine can do, each asked only when it matters: the answers cost seconds.
+pub trait Offers {
+    /// Does a kernel boot by KVM?
+    fn kvm(&self) -> bool;
+    /// Does libvirt answer?
+    fn libvirt(&self) -> bool;
+    /// Do hosts run as containers? Else why not.
+    fn containers(&self) -> Result<(), String>;
+}
+
+/// Who runs the machines, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Who.
+    pub platform: Platform,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why somebody runs the machines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// They are there already.
+    #[error("they run the machines already")]
+    Made,
+    /// It was said.
+    #[error("as asked for")]
+    Wanted,
+    /// `driver` of the cluster file leaves no other choice.
+    #[error("`driver` in the cluster file wants a virtual machine")]
+    Driver,
+    /// Virtual machines are fast here.
+    #[error("a kernel boots by KVM here")]
+    Kvm,
+    /// Virtual machines would be emulated.
+    #[error("no kernel boots by KVM here, and hosts run as containers")]
+    Containers,
+    /// Nothing else works.
+    #[error("emulated: no kernel boots by KVM here, and {0}")]
+    Emulation(String),
+}
+
+/// Who runs the machines: whoever does already; whoever is wanted; virtual machines (libvirt's where it answers) where KVM
+/// works; containers where they do; emulation.
 pub fn choose_platform(
     wanted: Option<Platform>,
     made: Option<Platform>,
-    answers: impl FnOnce() -> bool,
-) -> Result<Platform, MadeElsewhere> {
+    driver: Driver,
+    offers: &impl Offers,
+) -> Result<Choice, MadeElsewhere> {
+    let choice = |platform, why| Ok(Choice { platform, why });
+    let virtual_machines = || if offers.libvirt() { Platform::Libvirt } else { Platform::Qemu };
     match (wanted, made) {
         (Some(wanted), Some(made)) if wanted != made => Err(MadeElsewhere { made, wanted }),
-        (_, Some(made)) => Ok(made),
-        (Some(wanted), None) => Ok(wanted),
-        (None, None) if answers() => Ok(Platform::Libvirt),
-        (None, None) => Ok(Platform::Qemu),
+        (_, Some(made)) => choice(made, Why::Made),
+        (Some(wanted), None) => choice(wanted, Why::Wanted),
+        (None, None) if driver != Driver::Auto => choice(virtual_machines(), Why::Driver),
+        (None, None) if offers.kvm() => choice(virtual_machines(), Why::Kvm),
+        (None, None) => match offers.containers() {
+            Ok(()) => choice(Platform::Container, Why::Containers),
+            Err(why) => choice(virtual_machines(), Why::Emulation(why)),
+        },
     }
 }
 
@@ -134,7 +184,7 @@ impl UpPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cluster::{ClusterMachine, Driver, Role};
+    use crate::model::cluster::{ClusterMachine, Role};
 
     fn cluster() -> Cluster {
         let machine = |name: &str, role| ClusterMachine::new(name.to_owned(), role, 1, 1024, 1);
@@ -166,26 +216,63 @@ mod tests {
 
     #[test]
     fn a_cluster_stays_where_it_was_made() {
-        use Platform::{Libvirt, Qemu};
+        use Platform::{Container, Libvirt, Qemu};
         let elsewhere = |made, wanted| Err(MadeElsewhere { made, wanted });
-        for (wanted, made, answers, chosen) in [
-            (None, None, true, Ok(Libvirt)),
-            (None, None, false, Ok(Qemu)),
-            (Some(Qemu), None, true, Ok(Qemu)),
-            // It was asked for: whoever starts it says what is wrong.
-            (Some(Libvirt), None, false, Ok(Libvirt)),
-            (None, Some(Qemu), true, Ok(Qemu)),
-            (None, Some(Libvirt), false, Ok(Libvirt)),
-            (Some(Libvirt), Some(Libvirt), true, Ok(Libvirt)),
-            (Some(Libvirt), Some(Qemu), true, elsewhere(Qemu, Libvirt)),
-            (Some(Qemu), Some(Libvirt), true, elsewhere(Libvirt, Qemu)),
+        let able = Able { kvm: false, libvirt: true, containers: true };
+        for (wanted, made, chosen) in [
+            (Some(Qemu), None, Ok((Qemu, Why::Wanted))),
+            (Some(Libvirt), None, Ok((Libvirt, Why::Wanted))),
+            (None, Some(Qemu), Ok((Qemu, Why::Made))),
+            (None, Some(Libvirt), Ok((Libvirt, Why::Made))),
+            (Some(Libvirt), Some(Libvirt), Ok((Libvirt, Why::Made))),
+            (Some(Libvirt), Some(Qemu), elsewhere(Qemu, Libvirt)),
+            (Some(Container), Some(Libvirt), elsewhere(Libvirt, Container)),
         ] {
-            assert_eq!(choose_platform(wanted, made, || answers), chosen, "{wanted:?} {made:?} {answers}");
+            let found = choose_platform(wanted, made, Driver::Auto, &able);
+            assert_eq!(found.map(|choice| (choice.platform, choice.why)), chosen, "{wanted:?} {made:?}");
         }
         assert_eq!(
-            choose_platform(Some(Qemu), Some(Libvirt), || true).unwrap_err().to_string(),
+            choose_platform(Some(Qemu), Some(Libvirt), Driver::Auto, &able).unwrap_err().to_string(),
             "its machines are on libvirt, not on QEMU"
         );
+    }
+
+    struct Able {
+        kvm: bool,
+        libvirt: bool,
+        containers: bool,
+    }
+
+    impl Offers for Able {
+        fn kvm(&self) -> bool {
+            self.kvm
+        }
+        fn libvirt(&self) -> bool {
+            self.libvirt
+        }
+        fn containers(&self) -> Result<(), String> {
+            if self.containers { Ok(()) } else { Err("it has no loop devices".to_owned()) }
+        }
+    }
+
+    #[test]
+    fn the_fastest_that_works_is_chosen() {
+        use Platform::{Container, Libvirt, Qemu};
+        let emulated = || Why::Emulation("it has no loop devices".to_owned());
+        for (driver, kvm, libvirt, containers, platform, why) in [
+            (Driver::Auto, true, true, true, Libvirt, Why::Kvm),
+            (Driver::Auto, true, false, true, Qemu, Why::Kvm),
+            (Driver::Auto, false, true, true, Container, Why::Containers),
+            (Driver::Auto, false, true, false, Libvirt, emulated()),
+            (Driver::Auto, false, false, false, Qemu, emulated()),
+            // What old files say means what it meant.
+            (Driver::Qemu, false, true, true, Libvirt, Why::Driver),
+            (Driver::Kvm, false, false, true, Qemu, Why::Driver),
+        ] {
+            let able = Able { kvm, libvirt, containers };
+            let found = choose_platform(None, None, driver, &able);
+            assert_eq!(found, Ok(Choice { platform, why }), "{driver:?} {kvm} {libvirt} {containers}");
+        }
     }
 
     #[test]

@@ -14,12 +14,10 @@ use std::time::Duration;
 use super::health::{Wanted, wait_until_healthy};
 use super::{ClusterError, Home, Host, Lock, Watcher, network};
 use crate::lab::cluster::plan::{MachinePlan, UpPlan};
-use crate::lab::machine::accelerator::{self, Accelerator};
-use crate::lab::machine::{
-    Boot, DiskFormat, DiskSpec, Hypervisor, Machine, MachineError, MachineSpec, Network, Ssh, SshKey,
-};
+use crate::lab::machine::accelerator::Accelerator;
+use crate::lab::machine::{Boot, Hypervisor, Machine, MachineSpec, Network, Ssh, SshKey};
 use crate::model::cluster::{
-    Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, Driver, RECORD_FORMAT, SshTarget,
+    Cluster, ClusterMachine, ClusterRecord, ClusterRelease, DEFAULT_PORT, RECORD_FORMAT, SshTarget,
 };
 use crate::rim::files::naming;
 use crate::rim::wait::poll_gently;
@@ -96,9 +94,8 @@ fn make(
     let note =
         |act: &dyn Fn(&mut Made)| act(&mut made.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     let go_on = || if watcher.stopped() { Err(ClusterError::Stopped) } else { Ok(()) };
-    // Asked before anything is made: it may boot a kernel to find out.
-    let accelerator = choose(cluster.driver)?;
-    hypervisor.require(accelerator)?;
+    // Asked before anything is made.
+    let accelerator = hypervisor.require(cluster.driver)?;
     home.write_record(&record_of(request, before))?;
     let key = SshKey::create(&home.dir)?;
     if let Some(release) = &plan.base {
@@ -160,14 +157,6 @@ fn record_of(request: &Request<'_>, before: Option<&ClusterRecord>) -> ClusterRe
     }
 }
 
-fn choose(driver: Driver) -> Result<Accelerator, MachineError> {
-    match driver {
-        Driver::Auto => accelerator::choose(),
-        Driver::Kvm => Ok(Accelerator::Kvm),
-        Driver::Qemu => accelerator::translated(),
-    }
-}
-
 fn start(
     request: &Request<'_>,
     network: &Network,
@@ -178,14 +167,15 @@ fn start(
     watcher: &dyn Watcher,
 ) -> Result<(), ClusterError> {
     let (home, name) = (request.home, &plan.name);
-    let spec = home.spec(machine, request.boot.clone());
+    let platform = request.hypervisor.platform();
+    let spec = home.spec(platform, machine, request.boot.clone());
     let mut guest = Machine::attach(network, spec, accelerator, request.hypervisor)?;
     if plan.disk
         && let Some(release) = request.release
     {
         watcher.tell(name, "makes its disk");
         let base = home.base_path(release.commit);
-        DiskSpec::create_overlay(home.disk_path(name), &base, DiskFormat::Raw, name)?;
+        request.hypervisor.make_disk(home.disk_path(platform, name), &base, name)?;
     }
     guest.power_on()?;
     if request.until == Until::Power {

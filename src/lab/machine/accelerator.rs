@@ -37,13 +37,16 @@ pub enum Accelerator {
     Tcg,
     /// Translation on one thread: QEMU before 10 corrupts registers with several.
     TcgSingle,
+    /// No QEMU at all: a container on this machine's own kernel.
+    Native,
 }
 
 impl Accelerator {
     /// QEMU's arguments.
     pub fn arguments(self) -> [&'static str; 4] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // Containers have no use for them.
+            Self::Kvm | Self::Native => ["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", TRANSLATED],
             Self::TcgSingle => ["-accel", "tcg,thread=single", "-cpu", TRANSLATED],
         }
@@ -51,7 +54,7 @@ impl Accelerator {
 
     /// How much longer a machine may take than under KVM.
     pub fn patience(self) -> u32 {
-        if self == Self::Kvm { 1 } else { 8 }
+        if matches!(self, Self::Kvm | Self::Native) { 1 } else { 8 }
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::accelerator::{self, Accelerator, QEMU};
+use super::hypervisor::start_container;
 use super::spec::{Firmware, MachineSpec, find_uefi};
 use super::{Hypervisor, MachineError, Network, Running, Ssh, interrupt, qmp};
 use crate::rim::command;
@@ -83,6 +84,11 @@ impl<'n> Machine<'n> {
         if let Some(Hypervisor::Libvirt(libvirt)) = &self.keeper {
             let domain = libvirt.start(&self.spec, self.network, self.accelerator)?;
             self.qemu = Some(Qemu::Kept(Running::Domain(domain)));
+            return Ok(());
+        }
+        if let Some(Hypervisor::Container) = &self.keeper {
+            let container = start_container(&self.spec, self.network)?;
+            self.qemu = Some(Qemu::Kept(Running::Container(container)));
             return Ok(());
         }
         let code = match self.spec.firmware {

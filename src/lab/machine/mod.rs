@@ -6,11 +6,12 @@
 //! 4. [`Machine`] has a power switch, a console that can be waited on, and [`Ssh`];
 //! 5. whatever was started is stopped by its pid, when dropped and on Ctrl-C ([`interrupt`]); only what was asked to
 //!    outlive the program does ([`Machine::attach`]), and is found again by the next one. [`Hypervisor`] says who runs
-//!    those: QEMU, or libvirt.
+//!    those: QEMU, libvirt, or this machine's own kernel ([`container`]).
 //!
 //! It never waits by sleeping for a guessed time: every wait names a condition and a bound.
 
 pub mod accelerator;
+pub mod container;
 mod domain;
 mod guest;
 mod hypervisor;
@@ -107,6 +108,9 @@ pub enum MachineError {
         /// What QEMU said.
         answer: String,
     },
+    /// A host that is a container.
+    #[error(transparent)]
+    Container(#[from] container::ContainerError),
     /// A text that had to be a number, an address or the like is not.
     #[error("{0}")]
     Input(String),

@@ -199,6 +199,18 @@ impl Network {
         }
     }
 
+    /// Gives the network namespace of process `pid` the card `host0`, whose cable ends on the bridge as `outside`.
+    pub(super) fn plug_host(&self, outside: &str, mac: &str, pid: u32) -> Result<(), MachineError> {
+        // The kernel takes the cards of a namespace that has ended away in its own time.
+        if self.ip(&["link", "show", outside]).is_ok() {
+            self.ip(&["link", "delete", outside])?;
+        }
+        let pid = pid.to_string();
+        let card = ["peer", "name", "host0", "address", mac, "netns", &pid];
+        self.ip(&[&["link", "add", outside, "type", "veth"][..], &card].concat())?;
+        self.ip(&["link", "set", outside, "master", &self.bridge, "up"])
+    }
+
     /// Takes the cable out (`up` false) or puts it in: what the host side of the bridge does to every machine.
     pub fn set_link(&self, up: bool) -> Result<(), MachineError> {
         self.ip(&["link", "set", &self.bridge, if up { "up" } else { "down" }])
