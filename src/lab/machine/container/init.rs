@@ -97,7 +97,7 @@ fn mount_host(spec: &InitSpec) -> Result<(), ContainerError> {
     std::env::set_current_dir(&spec.checkout).map_err(ContainerError::path("entering", &spec.checkout))?;
     require_identity(Path::new("."), spec.identity)?;
     bind(&spec.sysroot, "sysroot")?;
-    bind(&spec.sysroot.join("boot"), "boot")?;
+    bind(spec.sysroot.join("boot"), "boot")?;
     bind(&spec.var, "var")?;
     bind("usr", "usr")?;
     make_read_only("usr", MountFlags::empty())?;
