@@ -2,17 +2,19 @@
 
 # The long stories run by themselves: their tables are for people.
 STORY := imaged_upgraded_and_rolled_back_as_one
+HOST := a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its_power
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
 RACK := a_blank_machine_beside_the_provisioner_is_imaged
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test test-cluster test-rack demo bench fuzz
+.PHONY: help setup check test test-host test-cluster test-rack demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
+	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
@@ -29,9 +31,13 @@ check: setup
 	cargo test --quiet --lib
 
 test: check
-	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
+	cargo test --tests -- --skip $(STORY) --skip $(HOST) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
+	cargo test --test cluster_container -- --nocapture
 	cargo test --test machine_story -- --nocapture
+
+test-host: setup
+	cargo test --test container_host --test cluster_container -- --nocapture
 
 test-cluster: setup
 	cargo test --test vagrant_cluster $(CLUSTER) -- --nocapture
