@@ -2,6 +2,7 @@
 
 # The long stories run by themselves: their tables are for people.
 STORY := imaged_upgraded_and_rolled_back_as_one
+HOST := a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its_power
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
 RACK := a_blank_machine_beside_the_provisioner_is_imaged
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
@@ -11,11 +12,12 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-cluster test-rack demo bench fuzz install
+.PHONY: help setup check lint test test-host test-cluster test-rack demo bench fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
+	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
@@ -32,14 +34,19 @@ lint: setup
 	cargo fmt --check
 	shellcheck --severity=warning --exclude=SC3013,SC2115,SC2154 $(shell git ls-files '*.sh' ':!manifests/*/config/*') .ci/run
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --no-deps --document-private-items
+
 check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
 	cargo test --quiet --lib --test layering
 
 test: check
-	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
+	cargo test --tests -- --skip $(STORY) --skip $(HOST) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
+	cargo test --test cluster_container -- --nocapture
 	cargo test --test machine_story -- --nocapture
+
+test-host: setup
+	cargo test --test container_host --test cluster_container -- --nocapture
 
 test-cluster: setup
 	cargo test --test vagrant_cluster $(CLUSTER) -- --nocapture

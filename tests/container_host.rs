@@ -52,6 +52,9 @@ fn machine(mark: &Path) -> Machine {
     }
 }
 
+/// Breaks something of a host.
+type Damage<'a> = &'a dyn Fn(&TinyHost);
+
 /// Starts a launcher that must refuse, and leave nothing.
 #[track_caller]
 fn refused(host: &TinyHost, storage: Storage, code: i32, told: &str) {
@@ -77,7 +80,7 @@ fn init_is_started_in_nothing_but_a_deployment_of_ours() {
     refused(&none, none.directory(), 3, "nothing is deployed");
     refused(&none, Storage::Directory("/nonexistent".into()), 1, "/nonexistent");
 
-    let damages: [(&dyn Fn(&TinyHost), &str); 8] = [
+    let damages: [(Damage<'_>, &str); 8] = [
         (&|host| fs::remove_dir_all(host.checkout()).unwrap(), "which is not there"),
         (&|host| fs::remove_dir_all(host.checkout().join("usr/lib/systemd")).unwrap(), "systemd is missing"),
         (&|host| fs::remove_dir_all(host.checkout().join("usr")).unwrap(), "usr is missing"),

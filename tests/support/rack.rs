@@ -36,8 +36,8 @@ pub struct Rack<'n> {
 
 /// The imaged machine, seen over ssh.
 pub struct Host<'n> {
-    network: &'n Network,
-    ssh: Ssh<'n>,
+    pub network: &'n Network,
+    pub ssh: Ssh<'n>,
 }
 
 impl<'n> Rack<'n> {
@@ -202,7 +202,7 @@ impl Host<'_> {
     }
 
     fn keystone_answers(&self) -> bool {
-        let url = format!("http://{HOST}:5000/v3");
+        let url = format!("http://{}:5000/v3", self.ssh.address);
         let asked = self.network.command("curl").args(["-sf", "-m", "20", "-o", "/dev/null", &url]).status();
         asked.is_ok_and(|status| status.success())
     }

@@ -42,6 +42,11 @@ impl Mount {
         if !std::mem::take(&mut self.mounted) {
             return Ok(());
         }
+        // A process of somebody's that made a mount namespace meanwhile has this mount, too: then it lives on for a while, and
+        // unmounting it here writes nothing.
+        let root = std::fs::File::open(&self.place).map_err(DiskError::io("opening", &self.place))?;
+        rustix::fs::syncfs(&root).map_err(|errno| DiskError::io("syncing", &self.place)(errno.into()))?;
+        drop(root);
         rustix::mount::unmount(&self.place, UnmountFlags::empty())
             .map_err(|errno| DiskError::io("unmounting", &self.place)(errno.into()))
     }

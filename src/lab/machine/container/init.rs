@@ -58,6 +58,9 @@ fn prepare() -> Result<std::io::Error, ContainerError> {
     mount_host(&spec)?;
     leave_machine()?;
     require_identity(Path::new("/"), spec.identity)?;
+    // systemd leaves it to whoever makes a container; without it no service gets credentials.
+    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+        .map_err(|errno| ContainerError::io("sharing mounts inside the host")(errno.into()))?;
     for capability in WITHHELD {
         remove_capability_from_bounding_set(capability)
             .map_err(|errno| ContainerError::io("withholding a capability")(errno.into()))?;
@@ -97,7 +100,7 @@ fn mount_host(spec: &InitSpec) -> Result<(), ContainerError> {
     std::env::set_current_dir(&spec.checkout).map_err(ContainerError::path("entering", &spec.checkout))?;
     require_identity(Path::new("."), spec.identity)?;
     bind(&spec.sysroot, "sysroot")?;
-    bind(&spec.sysroot.join("boot"), "boot")?;
+    bind(spec.sysroot.join("boot"), "boot")?;
     bind(&spec.var, "var")?;
     bind("usr", "usr")?;
     make_read_only("usr", MountFlags::empty())?;

@@ -120,12 +120,9 @@ pub enum ContainerError {
         /// What it said.
         said: String,
     },
-    /// The host's files are not on an image of their own.
-    #[error("{name} runs from a directory: its power can be cut, but what it did not sync stays")]
-    NoCut {
-        /// The host.
-        name: String,
-    },
+    /// A power cut found nothing to lose; the host runs on.
+    #[error("no file system of {} was found that could lose what it has not synced", .0.display())]
+    NothingToCut(PathBuf),
 }
 
 impl ContainerError {

@@ -64,13 +64,8 @@ fn fill(place: &Path, console: Option<&Path>) -> Result<(), ContainerError> {
         symlink(target, place.join(name)).map_err(making())?;
     }
     let terminals = c"newinstance,ptmxmode=666,mode=620,gid=5";
-    super::init::mount_new("devpts", &place.join("pts"), MountFlags::NOSUID | MountFlags::NOEXEC, terminals)?;
-    super::init::mount_new(
-        "tmpfs",
-        &place.join("shm"),
-        MountFlags::NOSUID | MountFlags::NODEV,
-        c"mode=1777",
-    )?;
+    super::init::mount_new("devpts", place.join("pts"), MountFlags::NOSUID | MountFlags::NOEXEC, terminals)?;
+    super::init::mount_new("tmpfs", place.join("shm"), MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
     if let Some(console) = console {
         let place = place.join("console");
         fs::write(&place, "").map_err(making())?;

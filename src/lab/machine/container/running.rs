@@ -81,7 +81,10 @@ impl Container {
             && self.is_alive()
         {
             let root = PathBuf::from(format!("/proc/{}/root", self.launcher.pid()));
-            storage::cut(image, &self.dir, &root)?;
+            let shut = storage::cut(image, &self.dir, &root)?;
+            if shut == 0 && self.is_alive() {
+                return Err(ContainerError::NothingToCut(image.clone()));
+            }
         }
         self.launcher.kill(DEATH).map_err(ContainerError::io("ending the launcher"))?;
         image.map_or(Ok(()), |image| storage::require_free(&image))

@@ -155,6 +155,8 @@ fn kind_of(image: &Path, span: Span) -> Result<String, ContainerError> {
 
 /// Loop devices of this machine that hold `image`.
 pub fn loops_of(image: &Path) -> Vec<String> {
+    // The kernel knows it without the links that lead there.
+    let image = &fs::canonicalize(image).unwrap_or_else(|_gone| image.to_owned());
     let holds = |entry: &fs::DirEntry| {
         let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
         Path::new(file.trim_end()) == image
@@ -172,10 +174,14 @@ pub fn require_free(image: &Path) -> Result<(), ContainerError> {
     })
 }
 
-/// Loses what the file systems of `image` have not synced, as a power cut does. `root` shows the launcher's mounts.
+/// Loses what the file systems of `image` have not synced, as a power cut does; gives how many there were. `root` shows the
+/// launcher's mounts.
 ///
 /// Only what lies on a loop device of this very image is shut down: anything else may be the machine's own.
-pub fn cut(image: &Path, dir: &Path, root: &Path) -> Result<(), ContainerError> {
+pub fn cut(image: &Path, dir: &Path, root: &Path) -> Result<usize, ContainerError> {
+    // A link in it would lead out of `root`.
+    let dir = &fs::canonicalize(dir).map_err(ContainerError::path("looking for", dir))?;
+    let mut shut = 0;
     let sysroot = HostSpec::sysroot_place(dir);
     let ours = loops_of(image);
     for place in [sysroot.join("boot"), sysroot, HostSpec::state_place(dir)] {
@@ -186,13 +192,16 @@ pub fn cut(image: &Path, dir: &Path, root: &Path) -> Result<(), ContainerError> 
         if major(device) == LOOP_MAJOR && ours.contains(&name) {
             kernel::shut_file_system_down(&file)
                 .map_err(ContainerError::path("cutting the power of", &place))?;
+            shut += 1;
         }
     }
-    Ok(())
+    Ok(shut)
 }
 
 /// A disk that begins as `base`: shared with it where the file system can (reflink), else a sparse copy. Whole or not at all.
 pub fn copy_base(base: &Path, disk: &Path) -> Result<(), ContainerError> {
+    // Whoever made it has let it go; but a namespace of somebody's may still have it mounted, and not have written all of it.
+    require_free(base)?;
     let unfinished = disk.with_extension("new");
     command::run(Command::new("cp").args(["--reflink=auto", "--sparse=auto"]).arg(base).arg(&unfinished))
         .map_err(ContainerError::program(format!("copying {}", base.display())))?;

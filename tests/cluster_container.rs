@@ -1,0 +1,174 @@
+//! The host's whole life with real releases, on this machine's own kernel: first boot, upgrade, rollback, power cut, each real
+//! but for kernel, boot loader and firmware (`tests/machine_story.rs` has those).
+//!
+//! `RACKSTEP_STORY_REPO` may name a repo that has both releases already. Needs root.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rackstep::lab::cluster::Home;
+use rackstep::lab::machine::container::storage::loops_of;
+use rackstep::lab::machine::container::{Container, cgroup};
+use rackstep::lab::machine::{Network, Ssh, SshKey};
+use rackstep::rack::repo::RepoServer;
+use support::rack::Host;
+use support::story::{Observed, Story};
+
+/// On a machine that composes other things beside it.
+const BOOT: Duration = Duration::from_secs(5 * 60);
+const CONTROL: &str = "10.90.0.11";
+const COMPUTE: &str = "10.90.0.101";
+
+/// A cluster in a directory, taken down whatever happens.
+struct Cluster {
+    dir: tempfile::TempDir,
+    name: String,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        Self { dir, name: format!("containers-{}", std::process::id()) }
+    }
+
+    fn write(&self, story: &Story, computes: u32) {
+        let text = format!(
+            "name: {}\nrepo: {}\nrelease: 1.0.0\nplatform: container\ndisk: 12\ntrusted_keys: {:?}\n\
+             control: {{memory: 2048, cpus: 2}}\ncompute: {{count: {computes}, memory: 2048, cpus: 2}}\n",
+            self.name,
+            story.repo().display(),
+            story.trusted_keys(),
+        );
+        fs::write(self.dir.path().join("cluster.yaml"), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = support::story::rackstep();
+        command.arg("cluster").args(arguments).current_dir(self.dir.path());
+        command.env("XDG_STATE_HOME", self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn say(&self, arguments: &[&str]) -> String {
+        support::story::run(&mut self.command(arguments))
+    }
+
+    fn home(&self) -> Home {
+        Home::new(&self.dir.path().join("rackstep/clusters"), &self.name)
+    }
+
+    fn ssh<'n>(&self, network: &'n Network, address: &str) -> Ssh<'n> {
+        Ssh::new(network, &SshKey::create(&self.home().dir).unwrap(), "root", address)
+    }
+
+    /// What is left of a machine's container.
+    fn remains(&self, machine: &str) -> Vec<String> {
+        let dir = self.home().machine_dir(machine);
+        let mut found = loops_of(&dir.join("disk.raw"));
+        let group = cgroup::of_host(&cgroup::hierarchy().unwrap(), &dir);
+        found.extend(group.exists().then(|| group.display().to_string()));
+        found.extend(Container::find(&dir).map(|_| machine.to_owned()));
+        found
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.command(&["down"]).output();
+    }
+}
+
+/// Runs a verb that ends with a restart of the host, and its connection with it.
+fn restart(host: &Host<'_>, verb: &str) {
+    let _ = host.ssh.run(verb);
+}
+
+#[test]
+fn a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its_power() {
+    let mut story = Story::begin("RACKSTEP_STORY_REPO");
+    let first = story.compose("first release", "host-image/openstack-host.yaml", "1.0.0");
+    let second = story.compose("second release", "tests/releases/openstack-host-2.yaml", "2.0.0");
+    let cluster = Cluster::new();
+    cluster.write(&story, 0);
+
+    story.timed("disk of the release, and power on", || cluster.say(&["up", "--until=power"]));
+    let network = Network::open(&cluster.home().network_name()).unwrap();
+    let host = Host { network: &network, ssh: cluster.ssh(&network, CONTROL) };
+    let services = |commit: &str| host.wait_until_services_run(commit, BOOT);
+    let before = story.timed("first boot to services", || services(&first.commit));
+    before.require_exactly(&first);
+    story.timed("a token", || host.require_token());
+
+    let bind = || TcpListener::bind("10.90.0.1:8080").unwrap();
+    let server = RepoServer::start(network.inside(bind).unwrap(), "/", &story.repo()).unwrap();
+    let prepared = story.timed("upgrade (prepare)", || host.rackstep_json(&["upgrade", "--json"]));
+    story.pulled = prepared["bytes_pulled"].as_u64();
+    assert!(story.pulled > Some(0), "{prepared:#}");
+    assert_eq!(host.next_boot(), first.commit, "upgrade without --commit leaves the next boot alone");
+    let after = story.timed("upgrade --commit --reboot to services", || {
+        restart(&host, "rackstep upgrade --commit --reboot");
+        services(&second.commit)
+    });
+    after.require_exactly(&second);
+    host.require_token();
+    assert_ne!(before.keystone_version, after.keystone_version);
+    story.timed("verify", || host.rackstep(&["verify"]));
+
+    drop(server);
+    let back = story.timed("rollback --reboot to services", || {
+        restart(&host, "rackstep rollback --reboot");
+        services(&first.commit)
+    });
+    back.require_exactly(&first);
+    assert_eq!(back, before);
+
+    cut_power(&mut story, &cluster, &host, &first.commit, &before);
+    add_a_second_host(&mut story, &cluster, &host);
+
+    cluster.say(&["down"]);
+    for machine in ["control", "compute-1"] {
+        assert_eq!(cluster.remains(machine), Vec::<String>::new());
+    }
+    assert!(Network::open(network.name()).is_none());
+    story.print_table(
+        &[&first, &second],
+        &[("before", &before), ("after the upgrade", &after), ("after the rollback", &back)],
+    );
+}
+
+fn cut_power(story: &mut Story, cluster: &Cluster, host: &Host<'_>, commit: &str, before: &Observed) {
+    host.ssh.text("echo kept >/var/kept && sync && echo lost >/var/lost").unwrap();
+    let cut = story.timed("power cut", || cluster.say(&["cut", "control"]));
+    assert!(cut.contains("state: control is off"), "{cut}");
+    assert_eq!(cluster.remains("control"), Vec::<String>::new());
+    let again = story.timed("power on to services", || {
+        cluster.say(&["up", "--until=power"]);
+        host.wait_until_services_run(commit, BOOT)
+    });
+    assert_eq!(again, *before);
+    assert_eq!(
+        host.ssh.text("cat /var/kept; ls /var/lost 2>&1 || true").unwrap().lines().next(),
+        Some("kept")
+    );
+    assert!(!host.ssh.run("test -e /var/lost").unwrap().status.success(), "it was not synced");
+    host.require_token();
+    story.timed("verify after the power cut", || host.rackstep(&["verify"]));
+}
+
+fn add_a_second_host(story: &mut Story, cluster: &Cluster, host: &Host<'_>) {
+    cluster.write(story, 1);
+    story.timed("a second host from the same base, to ssh", || cluster.say(&["up", "--until=ssh"]));
+    assert_eq!(cluster.say(&["exec", "compute-1", "--", "hostname"]), "compute-1\n");
+    host.ssh.text("echo mine >/etc/mine").unwrap();
+    let other = cluster.ssh(host.network, COMPUTE);
+    assert!(!other.run("test -e /etc/mine").unwrap().status.success());
+    let named = other.text("getent hosts control").unwrap();
+    assert!(named.starts_with(CONTROL), "{named}");
+    let console = cluster.say(&["logs", "control"]);
+    assert!(console.matches("rackstep: boots ").count() >= 4, "{console}");
+}
