@@ -11,6 +11,7 @@ mod compose;
 mod disk_image;
 mod gc;
 mod host;
+mod import;
 mod install;
 mod interrupt;
 mod lock;
@@ -42,6 +43,7 @@ struct Arguments {
 enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
+    Import(import::Arguments),
     Release(release::Arguments),
     Serve(serve::Arguments),
     Box(disk_image::Arguments),
@@ -92,6 +94,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
+        Verb::Import(arguments) => import::run(arguments),
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Box(arguments) => disk_image::run(&arguments),
