@@ -14,6 +14,7 @@ mod host;
 mod import;
 mod install;
 mod interrupt;
+mod lint;
 mod lock;
 pub mod progress;
 mod release;
@@ -44,6 +45,7 @@ enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
     Import(import::Arguments),
+    Lint(lint::Arguments),
     Release(release::Arguments),
     Serve(serve::Arguments),
     Box(disk_image::Arguments),
@@ -95,6 +97,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
         Verb::Import(arguments) => import::run(arguments),
+        Verb::Lint(arguments) => lint::run(&arguments),
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Box(arguments) => disk_image::run(&arguments),

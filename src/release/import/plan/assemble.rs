@@ -445,6 +445,11 @@ fn add_phases(
         );
         let own = user_of(workload, container);
         let of_host = host.containers.first().and_then(|first| user_of(host, first));
+        if let (None, Some(user)) = (&own, &of_host) {
+            let why =
+                format!("runs as user {user} of pod {}; the input leaves the user to the image", host.name);
+            ledger.note(&workload.file, workload.line, &workload.object, why);
+        }
         let phase = PhaseDefinition {
             id: id.clone(),
             kind: kind.to_owned(),

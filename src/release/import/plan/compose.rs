@@ -103,6 +103,7 @@ pub fn services_of(services: &Node, root: &Node, file: &str, context: &Context<'
             workload,
             container: Map::new(),
             env: Vec::new(),
+            secret_env: Vec::new(),
             mounts: 0,
         };
         reader.service(name, node);
@@ -157,6 +158,7 @@ struct Reader<'a> {
     workload: Workload,
     container: Map<String, Value>,
     env: Vec<(String, String)>,
+    secret_env: Vec<(String, String)>,
     mounts: usize,
 }
 
@@ -190,6 +192,14 @@ impl Reader<'_> {
         for (name, value) in env {
             push(&mut self.container, "env", json!({"name": name, "value": value}));
         }
+        let secret = std::mem::take(&mut self.secret_env);
+        self.workload.secret_environment(&mut self.container, &secret);
+    }
+
+    /// True when the service says its entry point, so that a file can be read before it.
+    fn is_commanded(&self) -> bool {
+        let name = self.workload.object.rsplit('/').next().unwrap_or_default();
+        self.services.get(name).is_some_and(|node| node.get("entrypoint").is_some())
     }
 
     fn field(&mut self, key: &str, node: &Node) {
@@ -383,10 +393,17 @@ impl Reader<'_> {
                 .refused(node, format!("takes {name} from the shell of whoever starts it: write its value"));
         };
         self.env.retain(|(other, _)| other != name);
+        if is_secret_name(name) && !value.is_empty() && self.is_commanded() {
+            let secret = format!("{}.{name}", self.workload.name);
+            let from = format!("{}:{}, variable {name}", self.file, node.line);
+            self.secret_env.push((name.to_owned(), ledger.secret(&secret, &from)));
+            self.workload.secrets.insert(secret);
+            return ledger.translated(node, "a named secret; its value is not written");
+        }
         // Kubernetes would put variables into `$(NAME)`.
         self.env.push((name.to_owned(), value.replace("$(", "$$(")));
         if is_secret_name(name) && !value.is_empty() {
-            return ledger.warned(node, "kept, but a password in clear: whoever reads the release reads it");
+            return ledger.warned(node, super::pod::IN_CLEAR);
         }
         ledger.translated(node, into);
     }

@@ -449,6 +449,9 @@ fn leftovers(object: &Object<'_>, ledger: &Ledger) {
             "apiVersion" | "kind" | "id" => ledger.translated(node, "the kind of the definition"),
             "status" => ledger.warned(node, "written by the API server"),
             "labels" => ledger.translated(node, "labels of the definition"),
+            "type" | "immutable" if object.kind != "Service" => {
+                ledger.translated(node, "the kind of the definition")
+            }
             _ => {}
         }
     }

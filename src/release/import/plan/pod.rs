@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::compose::is_secret_name;
 use super::report::Ledger;
 use super::tree::Node;
 use super::workload::{Need, Workload, guess_policy, push};
@@ -75,6 +76,10 @@ const CONTAINER_KEPT: &[&str] = &[
     "restartPolicy",
     "volumeMounts",
 ];
+
+/// Why a password among the variables is not made a secret.
+pub const IN_CLEAR: &str = "kept, but a password in clear: whoever reads the release reads it (with a command written, \
+                            the import makes it a named secret)";
 
 /// A value of a ConfigMap.
 #[derive(Debug, Clone)]
@@ -211,6 +216,10 @@ impl Translator<'_> {
         let into = format!("pod {}, container {}", self.workload.name, container.text_of("name"));
         let mut made = Map::new();
         let mut secret = Vec::new();
+        if let Some(command) = container.get("command") {
+            // Variables look whether something could read a file before the command.
+            made.insert("command".to_owned(), command.value());
+        }
         for (key, node) in container.entries() {
             match key.as_str() {
                 key if CONTAINER_KEPT.contains(&key) => {
@@ -250,8 +259,19 @@ impl Translator<'_> {
         let name = node.text_of("name");
         let Some(from) = node.get("valueFrom") else {
             let value = node.get("value").and_then(Node::text).unwrap_or_default();
-            push(made, "env", json!({"name": name, "value": value}));
-            self.ledger.translated(node, into);
+            if !is_secret_name(name) || value.is_empty() {
+                push(made, "env", json!({"name": name, "value": value}));
+                self.ledger.translated(node, into);
+            } else if made.contains_key("command") {
+                let secret_name = format!("{}.{name}", self.workload.name);
+                let from = format!("{}:{}, variable {name}", self.workload.file, node.line);
+                secret.push((name.to_owned(), self.ledger.secret(&secret_name, &from)));
+                self.workload.secrets.insert(secret_name);
+                self.ledger.translated(node, "a named secret; its value is not written");
+            } else {
+                push(made, "env", json!({"name": name, "value": value}));
+                self.ledger.warned(node, IN_CLEAR);
+            }
             return;
         };
         let reference =
@@ -396,11 +416,17 @@ impl Translator<'_> {
     }
 
     fn directory_of(&self, kind: &str, source: &Node, volume: &str) -> String {
+        if source.get("items").is_some() {
+            return format!("{}-{volume}", self.workload.name);
+        }
+        // Pods that mount the same object share its files, so the name tells all that differs.
         let object = source.text_of(if kind == "secret" { "secretName" } else { "name" });
-        let plain = source.get("items").is_none() && source.get("defaultMode").is_none();
+        let mode = source.get("defaultMode").map(Node::value).and_then(|mode| mode.as_i64());
+        let executable = if mode.is_some_and(|mode| mode & 0o111 != 0) { "-run" } else { "" };
         let double =
             self.objects.secrets.contains_key(object) && self.objects.config_maps.contains_key(object);
-        if plain && !double { object.to_owned() } else { format!("{}-{volume}", self.workload.name) }
+        let secret = if double && kind == "secret" { "-secret" } else { "" };
+        format!("{object}{executable}{secret}")
     }
 
     /// Writes the keys of a ConfigMap or a Secret as files.
