@@ -119,22 +119,12 @@ impl Linter {
             if reference.contains('@') {
                 continue;
             }
-            let moves = ["latest", "master", "main", "stable", "dev", "edge"]
-                .iter()
-                .any(|word| tag.starts_with(word));
-            if moves || !is_locked {
-                let message =
-                    format!("image {name}: tag {tag} of {reference} moves, and no lock beside it pins it");
-                if !is_locked {
-                    self.find(
-                        &service.file,
-                        source.line,
-                        Severity::Warning,
-                        "moving-tag",
-                        message,
-                        "run `rackstep lock` and keep the lock under version control",
-                    );
-                }
+            if !is_locked {
+                let message = format!(
+                    "image {name}: tag {tag} of {reference} may move, and no lock that was named pins it"
+                );
+                let hint = "name the treefile whose lock pins it, or run `rackstep lock` and keep the lock";
+                self.find(&service.file, source.line, Severity::Warning, "moving-tag", message, hint);
             }
         }
     }
@@ -266,4 +256,57 @@ impl Linter {
 fn containers(pod: &Node) -> impl Iterator<Item = &Node> {
     let lists = ["initContainers", "containers"].into_iter();
     lists.filter_map(move |list| pod.at(&["spec", list])).flat_map(Node::items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::import::plan::report::Ledger;
+    use crate::release::import::plan::tree::parse_documents;
+
+    fn service(name: &str, text: &str, pod: &str) -> LintedService {
+        let document = |file: &str, text: &str| {
+            parse_documents(&format!("{name}/{file}"), text, &Ledger::default()).unwrap().remove(0)
+        };
+        LintedService { service: document("service.yaml", text), pods: vec![document("pod.yaml", pod)] }
+    }
+
+    #[test]
+    fn findings_have_places() {
+        let pod = |name: &str, more: &str| {
+            format!(
+                "metadata: {{name: {name}}}\nspec:\n  containers:\n    - name: {name}\n      image: a\n{more}"
+            )
+        };
+        let services = [
+            service(
+                "a",
+                "name: a\nimages:\n  a: {source: 'registry:example.org/a:latest'}\nvolumes: {v: {policy: keep}}\n",
+                &pod("a", "      ports: [{containerPort: 80}]\n      securityContext: {privileged: true}\n"),
+            ),
+            service(
+                "b",
+                "name: murano\nvolumes: {v: {policy: keep}}\n",
+                &pod("b", "      ports: [{containerPort: 80}]\n"),
+            ),
+            service("c", "name: kuryr\n", &pod("kuryr", "")),
+            service("d", "name: ovn\n", &pod("ovn-controller", "")),
+        ];
+        let told: Vec<String> = lint(&services, false)
+            .iter()
+            .map(|finding| format!("{}:{} {} {}", finding.file, finding.line, finding.rule, finding.message))
+            .collect();
+        for expected in [
+            "a/service.yaml:3 moving-tag image a: tag latest",
+            "a/pod.yaml:7 privileged container a",
+            "b/service.yaml:1 retired murano",
+            "b/service.yaml:2 two-owners volume v is also defined by a (a/service.yaml:4)",
+            "b/pod.yaml:6 two-owners port 80/TCP is also that of pod a",
+            "c/service.yaml:1 network-owners kuryr beside ovn-controller",
+        ] {
+            assert!(told.iter().any(|finding| finding.starts_with(expected)), "{expected} in {told:#?}");
+        }
+        assert_eq!(told.len(), 6, "{told:#?}");
+        assert_eq!(lint(&services, true).len(), 5);
+    }
 }

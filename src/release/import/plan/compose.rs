@@ -483,11 +483,7 @@ impl Reader<'_> {
             }
             None => {
                 if node.text_of("type") == "tmpfs" {
-                    self.mount(
-                        json!({"emptyDir": {"medium": "Memory"}}),
-                        &node.text_of("target").to_owned(),
-                        false,
-                    );
+                    self.mount(json!({"emptyDir": {"medium": "Memory"}}), node.text_of("target"), false);
                     return ledger.translated(node, into);
                 }
                 let options = if node.get("read_only").is_some_and(Node::is_true) { "ro" } else { "" };
@@ -503,7 +499,10 @@ impl Reader<'_> {
             self.state(&format!("{}-{}", slug(owner), slug(&target)), &target, read_only, node);
         } else if source.starts_with('/') {
             self.mount(json!({"hostPath": {"path": source}}), &target, read_only);
-            ledger.translated(node, into);
+            match super::workload::outside_of_state(&source) {
+                Some(why) => ledger.warned(node, why),
+                None => ledger.translated(node, into),
+            }
         } else if source.starts_with(['.', '~']) {
             self.files(&source, &target, read_only, node);
         } else {

@@ -37,8 +37,10 @@ pub struct Options {
     pub policies: BTreeMap<String, String>,
 }
 
+type PlainService = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Services that need their files, a network and these volumes, and no privilege: directory → (image, volumes).
-const PLAIN: &[(&str, &str, &[(&str, &str)])] = &[
+const PLAIN: &[PlainService] = &[
     ("keystone", "keystone", &[("keystone_fernet_tokens", "/etc/keystone/fernet-keys")]),
     ("glance-api", "glance-api", &[("glance", "/var/lib/glance")]),
     ("placement-api", "placement-api", &[]),

@@ -379,7 +379,10 @@ impl Translator<'_> {
         match kind.as_str() {
             "emptyDir" | "hostPath" | "downwardAPI" => {
                 self.workload.volumes.push(node.value());
-                self.ledger.translated(node, into);
+                match super::workload::outside_of_state(source.text_of("path")) {
+                    Some(why) => self.ledger.warned(node, why),
+                    None => self.ledger.translated(node, into),
+                }
             }
             "configMap" | "secret" => {
                 let directory = self.directory_of(kind, source, &name);

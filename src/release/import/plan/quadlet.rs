@@ -64,7 +64,7 @@ pub fn service(file: &str, text: &str, ledger: &Ledger) -> Node {
             _ => ledger.refused(&node, "a quadlet has no such section"),
         }
     }
-    service.finish()
+    service.finish(ledger)
 }
 
 struct Service {
@@ -88,7 +88,9 @@ impl Service {
             } else {
                 vec![text]
             };
-            return parts.into_iter().for_each(|part| self.append(field, part, &node));
+            // A volume unit is named by its file; the volume itself has the name without the ending.
+            let parts = parts.into_iter().map(|part| part.replace(".volume:", ":"));
+            return parts.for_each(|part| self.append(field, part, &node));
         }
         if let Some(field) = find(HEALTH) {
             return self.inner("healthcheck", field, node);
@@ -191,7 +193,7 @@ impl Service {
         }
     }
 
-    fn finish(mut self) -> Node {
+    fn finish(mut self, ledger: &Ledger) -> Node {
         if let Some(user) = self.user {
             let group = self.group.as_ref().and_then(Node::text);
             let text = [user.text(), group].into_iter().flatten().collect::<Vec<_>>().join(":");
@@ -200,10 +202,7 @@ impl Service {
             self.entries.push(("user".to_owned(), made));
         }
         if let Some(group) = self.group {
-            self.entries.push((
-                "group_add".to_owned(),
-                Node { line: group.line, kind: Kind::Sequence(vec![group]), leaf: None },
-            ));
+            ledger.translated(&group, "the group of the user");
         }
         Node { line: 1, kind: Kind::Mapping(self.entries), leaf: None }
     }

@@ -162,6 +162,16 @@ pub fn push(map: &mut Map<String, Value>, key: &str, value: Value) {
     }
 }
 
+/// Why a directory of the host that holds data is told; none for sockets, devices and the system's own.
+#[must_use]
+pub fn outside_of_state(path: &str) -> Option<&'static str> {
+    let holds_data =
+        ["/var/lib/", "/srv", "/opt", "/home", "/data"].iter().any(|start| path.starts_with(start));
+    (holds_data && !path.starts_with("/var/lib/rackstep/state/")).then_some(
+        "kept, but no volume of ours: no snapshot is made of it, and a rollback leaves it as it is",
+    )
+}
+
 /// What may be lost with a volume, told from its name and where it is mounted.
 pub fn guess_policy(name: &str, paths: &[String]) -> Option<&'static str> {
     const KNOWN: [(&str, &[&str]); 3] = [
