@@ -308,7 +308,10 @@ impl Builder {
                     ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
                     _ => Style::Quoted,
                 };
-                self.close(node(Kind::Scalar(text.into_owned(), style)), anchor)
+                // The reader counts a block from its first line of text; people count from its key.
+                let line = if style == Style::Block { line.saturating_sub(1).max(1) } else { line };
+                let kind = Kind::Scalar(text.into_owned(), style);
+                self.close(Node { line, kind, leaf: None }, anchor)
             }
             Event::SequenceStart(anchor, _) => {
                 self.open.push((node(Kind::Sequence(Vec::new())), None, anchor));
