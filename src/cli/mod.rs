@@ -13,8 +13,10 @@ mod container_host;
 mod disk_image;
 mod gc;
 mod host;
+mod import;
 mod install;
 mod interrupt;
+mod lint;
 mod lock;
 pub mod progress;
 mod release;
@@ -44,6 +46,8 @@ struct Arguments {
 enum Verb {
     Lock(lock::Arguments),
     Compose(compose::Arguments),
+    Import(import::Arguments),
+    Lint(lint::Arguments),
     Release(release::Arguments),
     Serve(serve::Arguments),
     Box(disk_image::Arguments),
@@ -66,7 +70,7 @@ enum Verb {
 
 /// The verbs by who uses them, as the help lists them. A test holds the list against the verbs.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Make releases", &["lock", "compose", "release"]),
+    ("Make releases", &["import", "lint", "lock", "compose", "release"]),
     ("Image racks", &["serve"]),
     ("Operate a host", &["status", "upgrade", "rollback", "verify", "gc"]),
     ("Develop on a laptop", &["box", "cluster"]),
@@ -129,6 +133,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Lock(arguments) => lock::run(arguments),
         Verb::Compose(arguments) => compose::run(arguments),
+        Verb::Import(arguments) => import::run(arguments),
+        Verb::Lint(arguments) => lint::run(&arguments),
         Verb::Release(arguments) => release::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
         Verb::Box(arguments) => disk_image::run(&arguments),

@@ -48,10 +48,18 @@ pub struct Values<'a> {
     pub host: Option<&'a HostConfig>,
 }
 
+/// A directory of this name is readable by every user of the containers that mount it, as Kubernetes' ConfigMaps are.
+/// The directories above it stay shut, so no other user of the host gets there.
+const READABLE: &str = "readable";
+
 /// Renders every file below `from` to the same place below `to`, and takes away what is no longer there.
 pub fn render_directory(from: &Path, to: &Path, values: Values<'_>) -> Result<(), ConfigError> {
-    // Rendered files hold secrets: the containers read them as root, and nobody else does.
-    ensure_directory(to, 0o700)?;
+    render_below(from, to, values, false)
+}
+
+fn render_below(from: &Path, to: &Path, values: Values<'_>, open: bool) -> Result<(), ConfigError> {
+    // Rendered files hold secrets: the containers read them as root, and nobody else does unless they are to.
+    ensure_directory(to, if open { 0o755 } else { 0o700 })?;
     let mut keep = BTreeSet::new();
     for path in list(from)? {
         let Some(name) = path.file_name() else { continue };
@@ -59,15 +67,16 @@ pub fn render_directory(from: &Path, to: &Path, values: Values<'_>) -> Result<()
         keep.insert(name.to_owned());
         let metadata = fs::symlink_metadata(&path).map_err(naming("reading", &path))?;
         if metadata.is_dir() {
-            render_directory(&path, &target, values)?;
+            render_below(&path, &target, values, open || name == READABLE)?;
         } else if metadata.is_file() {
             let bytes = fs::read(&path).map_err(naming("reading", &path))?;
             let bytes = match std::str::from_utf8(&bytes) {
                 Ok(text) => render_text(text, &path, values)?.into_bytes(),
                 Err(_) => bytes,
             };
-            let mode = if metadata.permissions().mode() & 0o111 == 0 { 0o600 } else { 0o700 };
-            write_atomic(&target, &bytes, mode, Durability::Volatile)?;
+            let own = if metadata.permissions().mode() & 0o111 == 0 { 0o600 } else { 0o700 };
+            let shared = if own == 0o600 { 0o644 } else { 0o755 };
+            write_atomic(&target, &bytes, if open { shared } else { own }, Durability::Volatile)?;
         } else {
             return Err(ConfigError::Kind { path });
         }

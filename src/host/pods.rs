@@ -220,6 +220,9 @@ impl PodFile {
                 None => user.to_string(),
             });
         }
+        if phase.user.is_some() {
+            run.user.clone_from(&phase.user);
+        }
         Ok(run)
     }
 }
@@ -364,6 +367,7 @@ spec:
             env: [("A".to_owned(), "phase".to_owned())].into(),
             pod: "keystone".to_owned(),
             needs: Vec::new(),
+            user: None,
         };
         let release = "1".repeat(64).parse().unwrap();
         let run =

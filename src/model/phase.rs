@@ -56,4 +56,7 @@ pub struct Phase {
     /// Pods (`pod/<name>`) that must be ready, and phases (`phase/<id>`) that must have run if they are due, before it runs.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// `uid[:gid]` that it runs as, where that is not the user of its pod's first container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }

@@ -6,6 +6,7 @@
 
 pub mod compose;
 pub mod diff;
+pub mod import;
 pub mod lock;
 pub mod manifest;
 pub mod pack;

@@ -227,6 +227,7 @@ mod tests {
             env: BTreeMap::new(),
             pod: image.to_owned(),
             needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+            user: None,
         }
     }
 

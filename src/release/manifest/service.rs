@@ -57,6 +57,8 @@ struct PhaseEntry {
     pod: Option<String>,
     #[serde(default)]
     needs: Vec<String>,
+    #[serde(default)]
+    user: Option<String>,
 }
 
 /// One pod, parsed but not yet pinned.
@@ -332,10 +334,14 @@ pub fn render(
                 .as_deref()
                 .or(service.pods.first().map(|pod| pod.name.as_str()))
                 .unwrap_or_default();
-            phases.push(json!({
+            let mut told = json!({
                 "id": phase.id, "service": service.name, "kind": phase.kind, "image": phase.image,
                 "command": phase.command, "env": phase.env, "pod": pod, "needs": phase.needs,
-            }));
+            });
+            if let Some(user) = &phase.user {
+                told["user"] = user.clone().into();
+            }
+            phases.push(told);
         }
         for (name, volume) in &service.volumes {
             if volumes.insert(name, volume).is_some() {
