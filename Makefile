@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
-.PHONY: help setup check test test-cluster test-rack demo bench fuzz
+.PHONY: help setup check test test-cluster test-rack test-fresh demo bench fuzz
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
+	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
 	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
@@ -26,10 +27,10 @@ setup:
 check: setup
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
-	cargo test --quiet --lib
+	cargo test --quiet --no-fail-fast --lib
 
 test: check
-	cargo test --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
+	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test machine_story -- --nocapture
 
@@ -38,6 +39,10 @@ test-cluster: setup
 
 test-rack: setup
 	cargo test --test vagrant_rack -- --nocapture
+
+# setup.sh and the quick tests where nothing else is installed: see the script.
+test-fresh: setup
+	scripts/fresh-machine.sh
 
 demo: setup
 	cargo test --test machine_story -- --nocapture
