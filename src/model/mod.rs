@@ -6,6 +6,7 @@ pub mod commit;
 pub mod deployment;
 pub mod digest;
 pub mod host;
+pub mod identity;
 pub mod image_ref;
 pub mod imaging;
 pub mod journal;

@@ -37,6 +37,11 @@ impl ReleaseFiles {
         self.repo.resolve(wanted).map_err(self.reading(format!("finding release {wanted}")))
     }
 
+    /// Is it a release of the repo?
+    pub(super) fn has(&self, commit: Commit) -> bool {
+        self.repo.commit_info(commit).is_ok()
+    }
+
     /// The version that people say.
     pub(super) fn version(&self, commit: Commit) -> Option<String> {
         self.repo.commit_info(commit).ok()?.version

@@ -82,6 +82,23 @@ pub enum RackError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The records are of a format that this program does not know.
+    #[error("records {} have format {format}; this program reads 1 and 2", path.display())]
+    RecordsFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its number.
+        format: u32,
+    },
+    /// A request without the secret of an attempt.
+    #[error("no secret of an attempt that is known here: a machine gets one when it boots from the network")]
+    NoSecret,
+    /// A host says that it booted something that is no release of ours.
+    #[error("{commit} is no release of this repo")]
+    UnknownCommit {
+        /// The commit.
+        commit: Commit,
+    },
     /// The records cannot be understood.
     #[error("records {} are damaged", path.display())]
     Records {
