@@ -190,7 +190,7 @@ fn an_order_belongs_to_the_host_whatever_card_asks_and_whatever_is_forgotten() {
 
     // The server's records are lost, `wipe: true` is still in the file: the disk tells.
     rack.stop();
-    fs::remove_file(rack.path("state/machines.json")).unwrap();
+    fs::remove_dir_all(rack.path("state")).unwrap();
     rack.serve(HOST);
     {
         let mut machine = rack.machine(CARD_B, &query);

@@ -22,6 +22,7 @@ pub mod rack;
 pub mod release;
 pub mod secret;
 pub mod status;
+pub mod text;
 pub mod vagrant;
 pub mod volume;
 
@@ -38,6 +39,7 @@ pub use pins::{PinSet, PinnedImage, PinnedLayer, ReleasePins};
 pub use progress::Progress;
 pub use release::ReleaseInfo;
 pub use secret::{Secret, SecretKind, SecretSet};
+pub use text::printable;
 pub use volume::{Volume, VolumePolicy, VolumeSet};
 
 /// Where a release keeps its own files, below the root of the tree.
