@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-host test-cluster test-rack demo bench fuzz install
+.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo bench fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
+	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
 	@echo 'make fuzz    coverage-guided, SECONDS=60 for each target; TARGETS="layer shard" for some'
 	@echo 'make setup   installs what the others need (they call it)'
 
@@ -37,10 +38,10 @@ lint: setup
 
 check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
-	cargo test --quiet --lib --test layering
+	cargo test --quiet --no-fail-fast --lib --test layering
 
 test: check
-	cargo test --tests -- --skip $(STORY) --skip $(HOST) --skip $(CLUSTER) --skip $(RACK)
+	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(HOST) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test cluster_container -- --nocapture
 	cargo test --test machine_story -- --nocapture
@@ -53,6 +54,10 @@ test-cluster: setup
 
 test-rack: setup
 	cargo test --test vagrant_rack -- --nocapture
+
+# setup.sh and the quick tests where nothing else is installed: see the script.
+test-fresh: setup
+	scripts/fresh-machine.sh
 
 demo: setup
 	cargo test --test machine_story -- --nocapture

@@ -9,7 +9,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use rackstep::rim::wait::poll;
 use serde_json::{Value, json};
 
 #[path = "support/installable.rs"]
@@ -33,7 +35,7 @@ impl Case {
             "order": "o-1", "host": "control-1",
             "disk": {"name": "vda", "size": SIZE, "sector": 512, "model": null, "serial": null, "wwn": null,
                      "by_path": [], "rotational": false, "removable": false, "transport": null, "contents": []},
-            "wiped": [], "commit": RELEASE.commit, "ref": "rackstep/x86_64/test",
+            "generation": 1, "wiped": [], "commit": RELEASE.commit, "ref": "rackstep/x86_64/test",
             "repo": RELEASE.repo, "trusted_keys": [], "kernel_arguments": ["console=ttyS0"],
             "ssh_keys": ["ssh-ed25519 AAAA operator"], "mac": "52-54-00-00-00-01",
             "address": "10.77.0.11/24", "gateway": null, "dns": [], "rack_server": "http://10.77.0.1:8080"
@@ -49,7 +51,7 @@ impl Case {
     fn fill_with_boot_code(&mut self) {
         fs::write(self.image(), vec![0xfa; MIB]).unwrap();
         fs::OpenOptions::new().write(true).open(self.image()).unwrap().set_len(SIZE).unwrap();
-        self.plan["wiped"] = json!(["data without a signature"]);
+        self.plan["wipe"] = json!(true);
     }
 
     fn install(&self, more: &[&str]) -> Output {
@@ -78,9 +80,28 @@ impl Case {
         assert!(self.span(SIZE - MIB as u64, MIB).iter().all(|byte| *byte == 0), "the last MiB is not zero");
     }
 
+    /// Nothing boots, and the mark says whose it is: see `docs/formats.md`.
+    fn assert_marked_and_else_blank(&self) {
+        let (head, at) = (self.span(0, MIB), MIB / 2);
+        assert!(head[at..].starts_with(b"rackstep-mark 1 "), "no mark");
+        let mark = String::from_utf8_lossy(&head[at..at + 4096]).into_owned();
+        assert!(
+            mark.contains(r#""host":"control-1","generation":1"#) && mark.contains("unfinished"),
+            "{mark}"
+        );
+        assert!(
+            head[..at].iter().chain(&head[at + 4096..]).all(|byte| *byte == 0),
+            "the first MiB is not zero"
+        );
+        assert!(self.span(SIZE - MIB as u64, MIB).iter().all(|byte| *byte == 0), "the last MiB is not zero");
+    }
+
     /// A mounted loop device is attached, so this covers mounts as well.
     fn assert_let_go(&self) {
-        assert_eq!(loops_of(&self.image()), Vec::<String>::new());
+        // Another process of this machine that looks at all devices may hold one open for a moment: it goes with the last.
+        let gone =
+            poll(Duration::from_secs(10), || Ok::<_, ()>(loops_of(&self.image()).is_empty().then_some(())));
+        assert_eq!((gone, loops_of(&self.image())), (Ok(Some(())), Vec::<String>::new()));
     }
 }
 
@@ -145,7 +166,7 @@ fn every_step_failed_in_turn_leaves_a_blank_disk_and_nothing_mounted() {
         case.assert_let_go();
     }
     // And the very same disk can be imaged afterwards, without leave to wipe.
-    case.plan["wiped"] = json!([]);
+    case.plan["wipe"] = json!(false);
     assert!(case.install(&[]).status.success());
 }
 
@@ -156,10 +177,55 @@ fn a_death_before_the_last_step_leaves_nothing_that_boots() {
     for step in ["bootloader", "seal"] {
         let output = case.install(&[&format!("--fault=kill:{step}")]);
         assert_eq!(output.status.code(), None);
-        case.assert_blank();
+        case.assert_marked_and_else_blank();
         clean_up_after_death(&case.image());
         case.assert_let_go();
     }
+}
+
+/// Who may have the disk next, after an attempt that died, after another system, after a finished installation.
+#[test]
+fn the_disk_itself_tells_whose_it_is() {
+    let mut case = Case::new();
+    let of = |case: &mut Case, host: &str, generation: u32, wipe: bool| {
+        case.plan["host"] = json!(host);
+        case.plan["generation"] = json!(generation);
+        case.plan["wipe"] = json!(wipe);
+    };
+    assert_eq!(case.install(&["--fault=kill:deploy"]).status.code(), None);
+    clean_up_after_death(&case.image());
+    of(&mut case, "control-2", 1, false);
+    let output = case.install(&[]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        stderr(&output).contains("control-1 of generation 1, an unfinished installation"),
+        "{}",
+        stderr(&output)
+    );
+    // The same order again needs no leave; another system that came in between does.
+    of(&mut case, "control-1", 1, false);
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-L", "other"]).arg(case.image()));
+    assert_eq!(case.install(&[]).status.code(), Some(3));
+    run(Command::new("wipefs").args(["-a", "-q"]).arg(case.image()));
+    assert_eq!(case.install(&[]).status.code(), Some(3), "what is left of another system is data");
+    of(&mut case, "control-1", 1, true);
+    assert!(case.install(&[]).status.success());
+    // Finished: `wipe: true` that was left in the file wipes nothing, nor does an older order.
+    for generation in [1, 0] {
+        of(&mut case, "control-1", generation, true);
+        let before = case.span(0, MIB);
+        let output = case.install(&[]);
+        assert_eq!(output.status.code(), Some(3));
+        let told = stderr(&output);
+        assert!(told.contains("holds control-1 as generation 1 installed it"), "{told}");
+        assert!(told.contains("raise reimage of control-1 to 2"), "{told}");
+        assert_eq!(case.span(0, MIB), before);
+    }
+    // Raised since that installation.
+    of(&mut case, "control-1", 2, false);
+    assert!(case.install(&[]).status.success());
+    let partitions = partitions_of(&case.image());
+    assert_eq!(partitions.len(), 4);
 }
 
 /// What a reboot would do.
@@ -187,7 +253,8 @@ fn data_is_refused_without_leave_to_wipe() {
     let output = case.install(&[]);
     assert_eq!(output.status.code(), Some(3));
     let told = stderr(&output);
-    let reason = "it holds data and the plan does not say to wipe it: ext4 \"precious\" on the file";
+    let reason =
+        "holds data (ext4 \"precious\" on the file) and the rule of control-1 does not say wipe: true";
     assert!(told.contains(reason), "{told}");
     assert!(told.ends_with("state: nothing changed\n"), "{told}");
     assert_eq!(case.span(0, MIB), before);

@@ -26,16 +26,17 @@ const DISK: u64 = 9 << 30;
 const INSTALLER: &str = r#"
 for word in $(cat /proc/cmdline); do case $word in
 rackstep.server=*) server=${word#*=} ;; rackstep.mac=*) mac=${word#*=} ;; rackstep.ip=*) ip=${word#*=} ;;
+rackstep.secret=*) secret=${word#*=} ;;
 esac; done
 ip link set eth0 up; ip address add $ip dev eth0
 url=$server/v1/machines/$(echo $mac | tr : -)
 uefi=false; [ -d /sys/firmware/efi ] && uefi=true
 disk="{\"name\":\"vda\",\"size\":$(($(cat /sys/block/vda/size)*512)),\"sector\":512,\"model\":null,\"serial\":\"$(cat /sys/block/vda/serial)\",\"wwn\":null,\"by_path\":[],\"rotational\":false,\"removable\":false,\"transport\":\"virtio\",\"contents\":[]}"
-post() { wget -q -O - --header 'Content-Type: application/json' --post-data "$2" $url/$1; echo; }
+post() { wget -q -O - --header 'Content-Type: application/json' --header "Authorization: Bearer $secret" --post-data "$2" $url/$1; echo; }
 post inventory "{\"uuid\":null,\"serial\":null,\"uefi\":$uefi,\"memory\":1,\"cpus\":1,\"disks\":[$disk]}" | tee /answer
 order=$(sed 's/.*"order":"\([^"]*\)".*/\1/' /answer)
 post events "{\"order\":\"$order\",\"step\":\"done\",\"message\":\"stub\",\"progress\":null}"
-echo "stub installer is through with $order"
+echo "stub installer is through with $order; its secret is $secret."
 reboot -f
 "#;
 
@@ -211,7 +212,10 @@ fn bios_machine_is_imaged_once_and_strangers_never() {
 
     let report = format!(r#"{{"commit":"{}","images":[],"ready":true}}"#, bench.commit);
     let url = "http://10.77.0.1:8080/v1/machines/52-54-00-00-00-01/booted";
-    bench.curl(&["-f", "-H", "Content-Type: application/json", "-d", &report, url]);
+    let console = one.console();
+    let secret = console.split("its secret is ").nth(1).unwrap().split('.').next().unwrap();
+    let secret = format!("Authorization: Bearer {secret}");
+    bench.curl(&["-f", "-H", "Content-Type: application/json", "-H", &secret, "-d", &report, url]);
     assert_eq!(bench.state(BIOS_MAC), "ready");
     bench.must(one.reset());
     bench.must(one.wait_for_console("one is installed; boots from its disk", BOOT));

@@ -15,7 +15,7 @@ use crate::host::call_home::call_home;
 use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
 use crate::model::deployment::Role;
-use crate::model::imaging::BootedReport;
+use crate::model::imaging::{BootedReport, SECRET_NAME};
 use crate::model::{Deployment, HostConfig};
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
@@ -76,11 +76,14 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Calls home: at once, and again when every container runs its pinned image. The host serves whether somebody listens or not.
 fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &Release) {
     let Ok(config) = host.read_config(&places.host_config) else { return };
+    // A host that an older rackstep imaged has none: the server says so, and the log here.
+    let secret = std::fs::read_to_string(places.host_config.with_file_name(SECRET_NAME)).unwrap_or_default();
+    let tell = |report: &BootedReport| tell(&config, secret.trim(), report);
     let Ok(observed) = docker.observe() else { return };
     let present = release.pins.images().filter(|(_, image)| observed.has_image(image));
     let images = present.map(|(_, image)| image.config).collect();
     let mut report = BootedReport { commit: release.pins.commit(), images, ready: all_run(docker, places) };
-    if !tell(&config, &report) || report.ready {
+    if !tell(&report) || report.ready {
         return;
     }
     let began = Instant::now();
@@ -88,7 +91,7 @@ fn tell_rack(host: &HostArguments, places: &Places, docker: &Docker, release: &R
         std::thread::sleep(LOOK);
         if all_run(docker, places) {
             report.ready = true;
-            tell(&config, &report);
+            tell(&report);
             return;
         }
     }
@@ -101,8 +104,8 @@ fn all_run(docker: &Docker, places: &Places) -> bool {
 }
 
 /// True when the rack server heard it.
-fn tell(config: &HostConfig, report: &BootedReport) -> bool {
-    match call_home(config, report) {
+fn tell(config: &HostConfig, secret: &str, report: &BootedReport) -> bool {
+    match call_home(config, secret, report) {
         Ok(told) => told,
         Err(error) => {
             tracing::warn!(%error, "the rack server was not told");

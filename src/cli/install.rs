@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use super::scratch::Scratch;
 use crate::cli::progress::Terminal;
-use crate::cli::{Failure, Kind};
+use crate::cli::{Failure, Kind, NO_KEY};
 use crate::imaging::install::approve::{ApproveError, Approved, approve_disk, approve_file};
 use crate::imaging::install::inventory::{observe_inventory, observe_own_address};
 use crate::imaging::install::server::{RackServer, Reporter};
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// MAC address by which the server knows this machine [default: rackstep.mac= or BOOTIF= of the kernel's command line]
     #[arg(long, value_name = "MAC", conflicts_with = "plan")]
     mac: Option<String>,
+    /// The secret that netboot gave this attempt [default: rackstep.secret= of the kernel's command line]
+    #[arg(long, value_name = "SECRET", conflicts_with = "plan", hide_env_values = true)]
+    secret: Option<String>,
     /// Take the plan from a file instead of a server
     #[arg(long, value_name = "FILE", requires = "target")]
     plan: Option<PathBuf>,
@@ -96,15 +99,24 @@ fn image_machine(arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure
         .map(normal_mac)
         .or(boot.mac)
         .ok_or_else(|| missing("no MAC address: neither --mac nor rackstep.mac= nor BOOTIF= is given"))?;
+    let secret = arguments.secret.clone().or(boot.secret).ok_or_else(|| {
+        missing(
+            "no secret: neither --secret nor rackstep.secret= is given; boot from the rack server's network",
+        )
+    })?;
     let nothing = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(Kind::Failed, error, "nothing changed")
     };
 
     let inventory = observe_inventory().map_err(|error| nothing(error.into()))?;
     tell_inventory(&inventory);
-    let server = RackServer::new(&url, &mac).map_err(|error| nothing(error.into()))?;
+    let server = RackServer::new(&url, &mac, &secret).map_err(|error| nothing(error.into()))?;
     let plan = match server.ask(&inventory).map_err(|error| nothing(error.into()))? {
         ImagingAnswer::Image(plan) => plan,
+        ImagingAnswer::BootDisk { reason } => {
+            tell(&format!("not imaged: {reason}"));
+            return Ok(());
+        }
         ImagingAnswer::Refuse { reasons } => {
             let told = format!("the rack server says not to image this machine: {}", reasons.join("; "));
             return Err(Failure::new(Kind::Refused, told, "nothing changed"));
@@ -121,7 +133,13 @@ fn image_machine(arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure
         return tell_dry_run(approved, &plan);
     }
     let address = observe_own_address(&url).unwrap_or_default();
-    let job = Job { plan: &plan, uefi: Some(inventory.uefi), address: &address, scratch: scratch.path() };
+    let job = Job {
+        plan: &plan,
+        uefi: Some(inventory.uefi),
+        address: &address,
+        scratch: scratch.path(),
+        secret: Some(&secret),
+    };
     finish(&job, approved, watcher)
 }
 
@@ -131,7 +149,7 @@ fn image_file(arguments: &Arguments, plan: &Path, target: &Path, scratch: &Scrat
     if arguments.dry_run {
         return Ok(());
     }
-    let job = Job { plan: &plan, uefi: None, address: "127.0.0.1", scratch: scratch.path() };
+    let job = Job { plan: &plan, uefi: None, address: "127.0.0.1", scratch: scratch.path(), secret: None };
     let watcher = Told { terminal: Terminal::default(), reporter: None, fault: arguments.fault };
     finish(&job, approve_file(&plan, target), watcher)
 }
@@ -221,6 +239,9 @@ fn tell_plan(plan: &ImagingPlan, target: &str) {
     ));
     tell(&format!("  release  {} ({})", plan.commit, plan.follows));
     tell(&format!("  from     {}", plan.repo));
+    if plan.trusted_keys.is_empty() {
+        tell(&format!("  warning: {NO_KEY}"));
+    }
     for (number, step) in Step::ALL.into_iter().enumerate() {
         tell(&format!("  {}. {}", number + 1, step.title()));
     }

@@ -167,6 +167,9 @@ fn start_log() {
         .init();
 }
 
+/// What is said, in one line, wherever releases are taken without a signature.
+const NO_KEY: &str = "no key is trusted: whoever can change the repo or answer for its server decides what runs (trusted_keys)";
+
 /// Prints one line of the answer on stdout. Whoever reads it may have heard enough (`| head`): that ends nothing.
 fn print_line(line: &str) {
     use std::io::Write;

@@ -104,6 +104,9 @@ fn print_rack(rack: &Rack) {
         rack.network.interface,
         rack.network.address
     );
+    if rack.trusted_keys.is_empty() {
+        say!("warning: {}", super::NO_KEY);
+    }
     for host in &rack.hosts {
         let selector = host
             .mac

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::host::{HostArguments, NOTHING_CHANGED, name_of};
-use super::{Failure, Kind, print_json, print_line};
+use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::host::status::observe_status;
 use crate::model::deployment::Role;
 use crate::model::status::{ContainerStatus, Status};
@@ -33,6 +33,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     for line in render_status(&status) {
         print_line(&line);
+    }
+    if config.is_some_and(|config| config.trusted_keys.is_empty()) {
+        print_line(&format!("warning   {NO_KEY}"));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
-use super::{Failure, Kind, print_json, print_line};
+use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::host::revision::{Refs, RevisionError, fetch_refs, resolve};
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
@@ -50,6 +50,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let config = arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
+    if config.trusted_keys.is_empty() && !arguments.plan.json {
+        print_line(&format!("warning: {NO_KEY}"));
+    }
     let name = arguments.revision.as_deref();
     let commit = resolve_here_or_there(&config, name, &deployments)?;
     // On a sysroot that nothing runs from, what the next boot takes stands for it.

@@ -17,14 +17,20 @@ const ATTEMPTS: u32 = 6;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Posts `report` to the rack server that imaged this host. False: there is none to call.
-pub fn call_home(config: &HostConfig, report: &BootedReport) -> Result<bool, reqwest::Error> {
+/// Posts `report` to the rack server that imaged this host, with the host's secret. False: there is none to call.
+pub fn call_home(config: &HostConfig, secret: &str, report: &BootedReport) -> Result<bool, reqwest::Error> {
     let (Some(server), Some(mac)) = (&config.rack_server, &config.mac) else { return Ok(false) };
     let url = booted_url(server, mac);
     let client = crate::rim::tls::blocking_client().timeout(TIMEOUT).build()?;
     let mut attempt = 1;
     loop {
-        match client.post(&url).json(report).send().and_then(reqwest::blocking::Response::error_for_status) {
+        match client
+            .post(&url)
+            .bearer_auth(secret)
+            .json(report)
+            .send()
+            .and_then(reqwest::blocking::Response::error_for_status)
+        {
             Ok(_) => return Ok(true),
             Err(error) if attempt >= ATTEMPTS || error.is_status() => return Err(error),
             Err(error) => {

@@ -3,10 +3,13 @@
 //! 1. [`plan_boot`]: what netboot answers; 2. [`plan_imaging`]: what the installer is told, once it has only looked.
 //!
 //! Nothing is guessed: a rule that matches no disk or two is refused, and so is a disk with data unless the rack file says
-//! `wipe`. An order is used once; no sequence of reboots leads from "imaged" back to the installer.
+//! `wipe`. An order belongs to a host and its generation, whichever card asks; it is used once, and no sequence of reboots
+//! leads from "imaged" back to the installer. What may be wiped is decided anew at every attempt, from what is on the disk
+//! ([`may_wipe`]), by server and installer alike: neither a lost record nor a forged one makes an installed host wipe itself.
 
 use crate::model::Commit;
-use crate::model::imaging::{Disk, DiskRule, ImagingAnswer, ImagingPlan, Inventory};
+use crate::model::identity::{normal_path, normal_text, normal_wwn};
+use crate::model::imaging::{Disk, DiskMark, DiskRule, ImagingAnswer, ImagingPlan, Inventory, MarkState};
 use crate::model::machine::{MachineRecord, Order, OrderState, disk_identity};
 use crate::model::rack::{AddressWithPrefix, Mac, Profile, Rack, RackHost};
 
@@ -65,6 +68,16 @@ pub struct Situation<'a> {
 
 /// Decides whether and how the machine is imaged; with a plan comes the order to record before it is handed out.
 pub fn plan_imaging(situation: &Situation<'_>, inventory: &Inventory) -> (ImagingAnswer, Option<Order>) {
+    if let Some((disk, mark)) = installed_here(situation.host, &inventory.disks) {
+        let reason = format!(
+            "{} holds {} as generation {} installed it; it boots from there until reimage is raised to {}",
+            tell(disk),
+            mark.host,
+            mark.generation,
+            mark.generation.saturating_add(1)
+        );
+        return (ImagingAnswer::BootDisk { reason }, None);
+    }
     match plan_order(situation, inventory) {
         Ok((disk, order)) => {
             let plan = render_plan(situation, disk, &order);
@@ -72,6 +85,15 @@ pub fn plan_imaging(situation: &Situation<'_>, inventory: &Inventory) -> (Imagin
         }
         Err(reasons) => (ImagingAnswer::Refuse { reasons }, None),
     }
+}
+
+/// The finished installation of this host that its generation does not replace, on whichever disk it is.
+pub fn installed_here<'i>(host: &RackHost, disks: &'i [Disk]) -> Option<(&'i Disk, &'i DiskMark)> {
+    let marked = disks.iter().filter_map(|disk| disk.mark.as_ref().map(|mark| (disk, mark)));
+    marked
+        .filter(|(_, mark)| mark.state == MarkState::Installed && mark.host == host.name)
+        .filter(|(_, mark)| mark.generation >= host.reimage)
+        .max_by_key(|(_, mark)| mark.generation)
 }
 
 fn plan_order<'i>(
@@ -98,49 +120,90 @@ fn plan_order<'i>(
             tell(disk)
         )]);
     };
-    match before {
-        // An interrupted attempt: what is on the disk now is ours.
-        Some(order) if order.disk == identity => {}
-        Some(order) => {
-            return Err(vec![format!(
-                "order {} is bound to the disk with {}, the rule now matches {}; raise reimage of {} to {} if that is meant",
-                order.id,
-                order.disk,
-                tell(disk),
-                host.name,
-                generation + 1
-            )]);
-        }
-        None => require_blank(situation, disk)?,
+    if let Some(order) = before
+        && !is_same_disk(&order.disk, &identity)
+    {
+        return Err(vec![format!(
+            "order {} is bound to the disk with {}, the rule now matches {}; raise reimage of {} to {} if that is meant",
+            order.id,
+            order.disk,
+            tell(disk),
+            host.name,
+            generation + 1
+        )]);
     }
+    require_known_generation(situation, disk)?;
+    may_wipe(disk, &host.name, generation, host.disk.wipe).map_err(|reason| vec![reason])?;
     let attempt = before.map_or(1, |order| order.attempt + 1);
     let id = format!("{}.{generation}.{attempt}", host.name);
     let commit = situation.commit;
     Ok((disk, Order { id, generation, attempt, disk: identity, commit, state: OrderState::Issued }))
 }
 
-fn require_blank(situation: &Situation<'_>, disk: &Disk) -> Result<(), Vec<String>> {
-    let host = situation.host;
-    if disk.contents.is_empty() {
+/// Orders of older records name a disk by its serial number alone.
+fn is_same_disk(ordered: &str, found: &str) -> bool {
+    let ordered = ordered.to_lowercase();
+    found.to_lowercase().strip_prefix(&ordered).is_some_and(|rest| rest.is_empty() || rest.starts_with(", "))
+}
+
+/// A host that was imaged before disks had marks tells no generation: only a record can say that a newer one is meant.
+fn require_known_generation(situation: &Situation<'_>, disk: &Disk) -> Result<(), Vec<String>> {
+    let contents = disk.contents.join(", ");
+    if disk.mark.is_some() || !contents.contains(ROOT_LABEL) {
         return Ok(());
     }
-    let contents = disk.contents.join(", ");
-    let never_ordered = situation.record.is_none_or(|record| record.order.is_none());
-    if host.reimage == 0 && never_ordered && contents.contains(ROOT_LABEL) {
-        return Err(vec![format!(
-            "{} holds an installed host ({contents}) that this server has no record of; set reimage of {} to 1 to image it again",
-            tell(disk),
-            host.name
-        )]);
+    let before = situation.record.and_then(MachineRecord::last_generation);
+    if before.is_some_and(|before| before < situation.host.reimage) {
+        return Ok(());
     }
-    if !host.disk.wipe {
-        return Err(vec![format!(
-            "{} holds data ({contents}) and the rule of {} does not say wipe: true",
-            tell(disk),
-            host.name
-        )]);
+    Err(vec![format!(
+        "{} holds an installed host ({contents}) without a mark that this server has no record of; \
+         if it may go, blank the disk by hand (sgdisk --zap-all), else have the machine boot from it",
+        tell(disk)
+    )])
+}
+
+/// May `host` have this disk for its `generation`? Said by the server of what it was told, and by the installer of what it
+/// sees.
+///
+/// A blank disk, the leftovers of this very order, and an older generation of the same host may go; a finished installation
+/// of this generation never; anything else only with `wipe`, the operator's word for it.
+pub fn may_wipe(disk: &Disk, host: &str, generation: u32, wipe: bool) -> Result<(), String> {
+    match &disk.mark {
+        Some(mark) if mark.host == host && mark.state == MarkState::Installed => {
+            if mark.generation < generation {
+                return Ok(());
+            }
+            return Err(format!(
+                "{} holds {host} as generation {} installed it, and the order is for generation {generation}; \
+                 raise reimage of {host} to {} to image it again",
+                tell(disk),
+                mark.generation,
+                mark.generation.saturating_add(1)
+            ));
+        }
+        Some(mark) if mark.host == host && mark.generation <= generation => return Ok(()),
+        _ => {}
     }
-    Ok(())
+    let mut holds = disk.contents.clone();
+    holds.extend(disk.mark.as_ref().map(tell_mark));
+    if holds.is_empty() || wipe {
+        return Ok(());
+    }
+    Err(format!(
+        "{} holds data ({}) and the rule of {host} does not say wipe: true",
+        tell(disk),
+        holds.join(", ")
+    ))
+}
+
+/// A mark in words.
+pub fn tell_mark(mark: &DiskMark) -> String {
+    let state = match mark.state {
+        MarkState::Installed => "installed",
+        MarkState::Unfinished => "an unfinished installation",
+    };
+    format!("{} of generation {}, {state}", mark.host, mark.generation)
 }
 
 /// The one usable disk that the rule matches.
@@ -183,14 +246,22 @@ fn why_unusable(disk: &Disk) -> Option<String> {
     (disk.size < SMALLEST_DISK).then(|| format!("is too small: {} GiB are needed", SMALLEST_DISK >> 30))
 }
 
+/// Both sides in one spelling: see [`crate::model::identity`].
 fn matches(rule: &DiskRule, disk: &Disk) -> bool {
-    let same = |wanted: &Option<String>, got: &Option<String>| {
-        wanted.as_ref().is_none_or(|wanted| got.as_deref().is_some_and(|got| got.trim() == wanted.trim()))
+    let same = |wanted: &Option<String>, got: &Option<String>, normal: fn(&str) -> Option<String>| {
+        let Some(wanted) = wanted else { return true };
+        let wanted = normal(wanted);
+        wanted.is_some() && wanted == got.as_deref().and_then(normal)
     };
-    same(&rule.serial, &disk.serial)
-        && same(&rule.wwn, &disk.wwn)
-        && same(&rule.model, &disk.model)
-        && rule.path.as_ref().is_none_or(|path| disk.by_path.contains(path))
+    let text = |text: &str| Some(normal_text(text)).filter(|text| !text.is_empty());
+    let path = rule.path.as_ref().is_none_or(|wanted| {
+        let wanted = normal_path(wanted);
+        wanted.is_some() && disk.by_path.iter().any(|path| normal_path(path) == wanted)
+    });
+    same(&rule.serial, &disk.serial, text)
+        && same(&rule.wwn, &disk.wwn, normal_wwn)
+        && same(&rule.model, &disk.model, text)
+        && path
         && rule.min_size.is_none_or(|least| disk.size >= least)
         && rule.max_size.is_none_or(|most| disk.size <= most)
 }
@@ -210,11 +281,17 @@ fn tell_rule(rule: &DiskRule) -> String {
     if given.is_empty() { "any disk".to_owned() } else { given.join(", ") }
 }
 
-/// A disk in words: `disk vda (serial disk-1, 20.0 GiB)`.
-fn tell(disk: &Disk) -> String {
+/// A disk in words, with all that a rule may name: `disk vda (serial disk-1, path pci-0000:00:04.0, 20.0 GiB)`.
+pub fn tell(disk: &Disk) -> String {
     let tenths = disk.size / ((1 << 30) / 10);
-    let identity = disk_identity(disk).map_or(String::new(), |identity| format!("{identity}, "));
-    format!("disk {} ({identity}{}.{} GiB)", disk.name, tenths / 10, tenths % 10)
+    let named = [("serial", &disk.serial), ("wwn", &disk.wwn), ("model", &disk.model)];
+    let mut words: Vec<String> = named
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+        .collect();
+    words.extend(disk.by_path.iter().map(|path| format!("path {path}")));
+    words.push(format!("{}.{} GiB = {} bytes", tenths / 10, tenths % 10, disk.size));
+    format!("disk {} ({})", disk.name, words.join(", "))
 }
 
 fn render_plan(situation: &Situation<'_>, disk: &Disk, order: &Order) -> ImagingPlan {
@@ -223,8 +300,10 @@ fn render_plan(situation: &Situation<'_>, disk: &Disk, order: &Order) -> Imaging
     ImagingPlan {
         order: order.id.clone(),
         host: host.name.clone(),
+        generation: order.generation,
         disk: disk.clone(),
-        wiped: disk.contents.clone(),
+        wiped: disk.contents.iter().cloned().chain(disk.mark.as_ref().map(tell_mark)).collect(),
+        wipe: host.disk.wipe,
         commit: order.commit,
         follows: profile.follows.clone(),
         repo: network.repo_url(),
@@ -265,6 +344,7 @@ mod tests {
             removable: false,
             transport: Some("virtio".to_owned()),
             contents: Vec::new(),
+            mark: None,
         };
         change(&mut disk);
         disk
@@ -296,8 +376,21 @@ mod tests {
     fn reasons(answer: ImagingAnswer) -> String {
         match answer {
             ImagingAnswer::Refuse { reasons } => reasons.join("; "),
-            ImagingAnswer::Image(plan) => panic!("planned: {plan:?}"),
+            other => panic!("{other:?}"),
         }
+    }
+
+    fn mark(host: &str, generation: u32, state: MarkState) -> Option<DiskMark> {
+        let order = format!("{host}.{generation}.1");
+        Some(DiskMark { host: host.to_owned(), generation, order, state, secret: "5e".to_owned() })
+    }
+
+    /// A disk with an installation of ours.
+    fn marked(host: &str, generation: u32) -> Disk {
+        disk("vda", |disk| {
+            disk.contents = vec!["gpt".into(), "xfs on vda4 (rackstep-root)".into()];
+            disk.mark = mark(host, generation, MarkState::Installed);
+        })
     }
 
     #[test]
@@ -318,7 +411,10 @@ mod tests {
             assert_eq!(plan.wiped, plan.disk.contents, "{rule}");
             assert_eq!(
                 (order.disk, order.commit),
-                (format!("serial serial-{expected}"), commit("a")),
+                (
+                    format!("serial serial-{expected}, path pci-{expected}, {} bytes", plan.disk.size),
+                    commit("a")
+                ),
                 "{rule}"
             );
             assert_eq!(plan.repo, "http://10.77.0.1:8080/repo");
@@ -336,7 +432,7 @@ mod tests {
             (
                 "serial: other",
                 vec![plain("vda")],
-                "no disk matches the rule (serial other); there is disk vda (serial serial-vda, 20.0 GiB)",
+                "no disk matches the rule (serial other); there is disk vda (serial serial-vda, model QEMU, path pci-vda, 20.0 GiB = 21474836480 bytes)",
             ),
             ("", vec![], "no disk matches the rule (any disk)"),
             ("", vec![plain("vda"), plain("vdb")], "2 disks match the rule (any disk)"),
@@ -352,7 +448,7 @@ mod tests {
             (
                 "wipe: true",
                 changed(|disk| disk.contents = vec!["xfs rackstep-root".into()]),
-                "holds an installed host (xfs rackstep-root) that this server has no record of",
+                "holds an installed host (xfs rackstep-root) without a mark that this server has no record of",
             ),
         ];
         for (rule, disks, expected) in table {
@@ -383,14 +479,15 @@ mod tests {
 
         let interrupted = record_after(order.clone(), &["partition", "pull"]);
         assert_eq!(plan_boot(Some(host), Some(&interrupted)), BootAnswer::Installer);
-        let half = || disk("vda", |disk| disk.contents = vec!["xfs rackstep-root".into()]);
-        let again = plan(&rack("", 0), Some(&interrupted), vec![half()]).1.unwrap();
+        let left = || disk("vda", |disk| disk.mark = mark("one", 0, MarkState::Unfinished));
+        let again = plan(&rack("", 0), Some(&interrupted), vec![left()]).1.unwrap();
         assert_eq!((again.id.as_str(), again.attempt), ("one.0.2", 2), "what an attempt left behind is ours");
+        let half = || disk("vda", |disk| disk.contents = vec!["xfs rackstep-root".into()]);
         let elsewhere =
             plan(&rack("serial: serial-vdb", 0), Some(&interrupted), vec![plain("vda"), plain("vdb")]);
         assert!(
             reasons(elsewhere.0)
-                .contains("bound to the disk with serial serial-vda, the rule now matches disk vdb")
+                .contains("bound to the disk with serial serial-vda, path pci-vda, 21474836480 bytes, the rule now matches disk vdb")
         );
 
         let failed = record_after(order.clone(), &["failed"]);
@@ -431,5 +528,77 @@ mod tests {
         assert!(reasons(plan(&rack0, Some(&fresh), vec![half()]).0).contains("raise reimage of one to 2"));
         let done = fresh;
         assert_eq!(plan_boot(None, Some(&done)), BootAnswer::LeaveUnknown);
+    }
+
+    /// Whatever the server remembers, and whatever the first attempt found.
+    #[test]
+    fn what_is_on_the_disk_decides_at_every_attempt() {
+        let with = |contents: &[&str], mark: Option<DiskMark>| {
+            disk("vda", |disk| {
+                disk.contents = contents.iter().map(|&word| word.to_owned()).collect();
+                disk.mark = mark;
+            })
+        };
+        let unfinished = |host: &str, generation| mark(host, generation, MarkState::Unfinished);
+        // Disk, reimage; may it go without `wipe`, and with it? None: it boots from its disk.
+        let table = [
+            ("blank", with(&[], None), 1, Some((true, true))),
+            ("data", with(&["ext4"], None), 1, Some((false, true))),
+            ("leftovers of this order", with(&[], unfinished("one", 1)), 1, Some((true, true))),
+            ("leftovers of an older order", with(&[], unfinished("one", 0)), 1, Some((true, true))),
+            ("leftovers of a newer order", with(&[], unfinished("one", 2)), 1, Some((false, true))),
+            ("leftovers of another host", with(&[], unfinished("two", 1)), 1, Some((false, true))),
+            ("an older generation", marked("one", 0), 1, Some((true, true))),
+            ("this generation", marked("one", 1), 1, None),
+            ("a newer generation", marked("one", 2), 1, None),
+            ("another host", marked("two", 0), 1, Some((false, true))),
+        ];
+        let order = plan(&rack("", 1), None, vec![plain("vda")]).1;
+        // No record at all, one of an attempt that died, one of an attempt that failed.
+        let records =
+            [None, Some(record_after(order.clone(), &["pull"])), Some(record_after(order, &["failed"]))];
+        for (name, disk, reimage, expected) in table {
+            for (record, wipe) in records.iter().flat_map(|record| [(record, false), (record, true)]) {
+                let rack = rack(if wipe { "wipe: true" } else { "" }, reimage);
+                let (answer, order) = plan(&rack, record.as_ref(), vec![disk.clone()]);
+                let may = expected.map(|(without, with)| if wipe { with } else { without });
+                let got = match &answer {
+                    ImagingAnswer::Image(_) => Some(true),
+                    ImagingAnswer::Refuse { .. } => Some(false),
+                    ImagingAnswer::BootDisk { .. } => None,
+                };
+                assert_eq!(
+                    (got, order.is_some()),
+                    (may, may == Some(true)),
+                    "{name}, wipe {wipe}: {answer:?}"
+                );
+                assert_eq!(may_wipe(&disk, "one", reimage, wipe).is_ok(), may == Some(true), "{name}");
+            }
+        }
+        // On whichever disk: the rule may have been changed to a blank one since.
+        let (answer, _) =
+            plan(&rack("serial: serial-vdb, wipe: true", 1), None, vec![marked("one", 1), plain("vdb")]);
+        assert!(matches!(answer, ImagingAnswer::BootDisk { .. }), "{answer:?}");
+    }
+
+    #[test]
+    fn rules_match_in_every_spelling() {
+        let named = disk("vda", |disk| {
+            disk.serial = Some("SGH 123  ABC".to_owned());
+            disk.wwn = Some("0x5000c500a1b2c3d4".to_owned());
+            disk.model = Some("Other  SSD".to_owned());
+        });
+        for rule in [
+            "serial: \" sgh 123 abc\"",
+            "wwn: naa.5000C500A1B2C3D4",
+            "wwn: wwn-0x5000c500a1b2c3d4",
+            "wwn: 5000c500a1b2c3d4",
+            "path: /dev/disk/by-path/pci-vda",
+            "model: other ssd",
+        ] {
+            let (answer, _) = plan(&rack(rule, 0), None, vec![named.clone(), plain("vdb")]);
+            let ImagingAnswer::Image(plan) = answer else { panic!("{rule}: {answer:?}") };
+            assert_eq!(plan.disk.name, "vda", "{rule}");
+        }
     }
 }

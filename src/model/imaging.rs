@@ -1,14 +1,27 @@
-//! What the installer and the rack server say to each other. JSON over HTTP, protocol version 1.
+//! What the installer and the rack server say to each other. JSON over HTTP, protocol version 2.
 //!
 //! 1. `POST /v1/machines/<mac>/inventory` with an [`Inventory`]: answered by an [`ImagingAnswer`].
 //! 2. `POST /v1/machines/<mac>/events` with a [`MachineEvent`], as often as there is something to say.
-//! 3. `POST /v1/machines/<mac>/booted` with a [`BootedReport`], by the *booted* host: only this makes a machine "installed".
+//! 3. `POST /v1/machines/<mac>/booted` with a [`BootedReport`], by the *booted* host.
 //!
-//! `<mac>` is lower case, parts divided by '-', as iPXE's `${mac:hexhyp}` prints it.
+//! `<mac>` is lower case, parts divided by '-', as iPXE's `${mac:hexhyp}` prints it. Each request carries the attempt's secret
+//! (`Authorization: Bearer <secret>`), which netboot puts on the installer's kernel command line ([`SECRET_ARGUMENT`]) and the
+//! installer into the host's [`SECRET_FILE`]; 403 without it. The secret of an attempt is void when the next one has reported.
+//!
+//! An installation tells what it is by a mark on its disk ([`DiskMark`]), so that nothing depends on a server's memory.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Commit, Digest, Ref};
+
+/// The kernel argument that hands an attempt's secret to the installer.
+pub const SECRET_ARGUMENT: &str = "rackstep.secret";
+
+/// Where a host keeps the secret that it calls home with, below its root. Mode 0600.
+pub const SECRET_FILE: &str = "etc/rackstep/rack-secret";
+
+/// Its name beside the host's configuration.
+pub const SECRET_NAME: &str = "rack-secret";
 
 /// What the installer saw before it touched anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +65,35 @@ pub struct Disk {
     pub transport: Option<String>,
     /// What was found on it: partition table, file systems, RAID or LVM members; empty: blank.
     pub contents: Vec<String>,
+    /// The mark of an installation of ours, if what it speaks of is what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<DiskMark>,
+}
+
+/// What an installation says of itself on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskMark {
+    /// The host that it belongs to.
+    pub host: String,
+    /// `reimage` of that host when the order was given.
+    pub generation: u32,
+    /// The order.
+    pub order: String,
+    /// How far it came.
+    pub state: MarkState,
+    /// SHA-256 of the secret that the installed host calls home with, in hexadecimal digits; empty: it has none.
+    #[serde(default)]
+    pub secret: String,
+}
+
+/// How far an installation came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MarkState {
+    /// Begun and never sealed: nothing on the disk has ever been able to boot.
+    Unfinished,
+    /// Sealed: it can have booted, and what is on it may be somebody's only copy.
+    Installed,
 }
 
 /// Which disk a host's operating system goes to. Every given field must match; the rule must match one disk alone.
@@ -81,6 +123,11 @@ pub struct DiskRule {
 pub enum ImagingAnswer {
     /// Image this machine.
     Image(Box<ImagingPlan>),
+    /// It is imaged already, as its disk says: restart, and boot from it.
+    BootDisk {
+        /// One sentence.
+        reason: String,
+    },
     /// Do not touch it; the reasons are for people.
     Refuse {
         /// One sentence each.
@@ -88,17 +135,23 @@ pub enum ImagingAnswer {
     },
 }
 
-/// Everything that the installer needs; no decision is left to it.
+/// Everything that the installer needs. It looks once more and refuses what it may not wipe, whatever the plan says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImagingPlan {
     /// Used once; bound to host, disk and release.
     pub order: String,
     /// Host name; empty in a disk image of which many machines are made: each gets its name from outside.
     pub host: String,
+    /// The host's generation: `reimage` in the rack file.
+    #[serde(default)]
+    pub generation: u32,
     /// The one disk, as the inventory told it; the installer checks that it is still so.
     pub disk: Disk,
     /// What will be lost, for the report.
     pub wiped: Vec<String>,
+    /// The operator's leave to wipe what is not ours.
+    #[serde(default)]
+    pub wipe: bool,
     /// The release.
     pub commit: Commit,
     /// The ref that the host will follow.

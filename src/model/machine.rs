@@ -6,11 +6,15 @@
 //!                      `failed` └──inventory: a new attempt, bound to the same disk
 //! ```
 //!
-//! An order belongs to one *generation* (`reimage` in the rack file). Raising it is the only way to image a machine again.
+//! An order belongs to one host and one *generation* of it (`reimage` in the rack file), whichever card asks. Raising it is
+//! the only way to image a host again. Each attempt has a secret: netboot hands a new one to the machine that asks, and when
+//! its inventory is answered with a plan the former one is void. Here stand their digests alone.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::Commit;
+use super::identity::{machine_serial, machine_uuid, normal_text, normal_wwn};
 use super::imaging::{BootedReport, Disk, Inventory, MachineEvent};
 use super::rack::Mac;
 
@@ -56,10 +60,24 @@ pub struct TimedEvent {
     pub event: MachineEvent,
 }
 
+/// Another machine that says it is a host which is being imaged elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The card by which it asked.
+    pub mac: Mac,
+    /// Its SMBIOS UUID.
+    pub uuid: Option<String>,
+    /// Its SMBIOS serial number.
+    pub serial: Option<String>,
+}
+
+/// How many other claimants are kept.
+const CLAIMS_KEPT: usize = 4;
+
 /// Everything known of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRecord {
-    /// Its address when it was seen first.
+    /// The card by which it was seen last.
     pub mac: Mac,
     /// The host that it is, if the rack file knows it.
     pub host: Option<String>,
@@ -84,6 +102,23 @@ pub struct MachineRecord {
     pub booted: Option<BootedReport>,
     /// The last events, oldest first.
     pub events: Vec<TimedEvent>,
+    /// Digest of the secret that netboot handed out last; empty: none.
+    #[serde(default)]
+    pub pending: String,
+    /// Digest of the secret of the last attempt, and of the host that it installed; empty: none.
+    #[serde(default)]
+    pub secret: String,
+    /// The card of the machine that the last order was given to.
+    #[serde(default)]
+    pub ordered_by: Option<Mac>,
+    /// Who else says that it is this host.
+    #[serde(default)]
+    pub claims: Vec<Claim>,
+}
+
+/// SHA-256 of a secret, in hexadecimal digits: what is kept of it.
+pub fn secret_digest(secret: &str) -> String {
+    hex::encode(Sha256::digest(secret.trim()))
 }
 
 /// A machine's state in a word, for people and `--json`.
@@ -140,7 +175,60 @@ impl MachineRecord {
             installed: None,
             booted: None,
             events: Vec::new(),
+            pending: String::new(),
+            secret: String::new(),
+            ordered_by: None,
+            claims: Vec::new(),
         }
+    }
+
+    /// Is `digest` of the secret that was handed out last, or of the attempt's?
+    pub fn knows(&self, digest: &str) -> bool {
+        !digest.is_empty() && (self.pending == digest || self.secret == digest)
+    }
+
+    /// Does somebody else carry out this host's order of `generation`? By UUID, serial number and disks: the same machine may
+    /// ask by another card.
+    pub fn is_rival(&self, generation: u32, claim: &Claim, disks: Option<&[Disk]>) -> bool {
+        let is_under_way = self.order_of(generation).is_some_and(|order| order.state != OrderState::Done);
+        if !is_under_way || claim.mac == self.ordered_by.unwrap_or(self.mac) {
+            return false;
+        }
+        let differ = |ours: &Option<String>, theirs: &Option<String>, normal: fn(&str) -> Option<String>| {
+            let (ours, theirs) = (ours.as_deref().and_then(normal), theirs.as_deref().and_then(normal));
+            matches!((ours, theirs), (Some(ours), Some(theirs)) if ours != theirs)
+        };
+        let others_disks = |ours: &Inventory, theirs: &[Disk]| {
+            let known: Vec<_> = ours.disks.iter().filter_map(disk_identity).collect();
+            !known.is_empty() && !theirs.iter().filter_map(disk_identity).any(|disk| known.contains(&disk))
+        };
+        differ(&self.uuid, &claim.uuid, machine_uuid)
+            || differ(&self.serial, &claim.serial, machine_serial)
+            || matches!((&self.inventory, disks), (Some(ours), Some(theirs)) if others_disks(ours, theirs))
+    }
+
+    /// Remembers another claimant, for people.
+    pub fn remember(&mut self, claim: Claim) {
+        self.claims.retain(|known| known.mac != claim.mac);
+        self.claims.push(claim);
+        let surplus = self.claims.len().saturating_sub(CLAIMS_KEPT);
+        self.claims.drain(..surplus);
+    }
+
+    /// The other claimants in words, with the one that has the order.
+    pub fn tell_claims(&self) -> Vec<String> {
+        let tell = |mac: Mac, uuid: &Option<String>, serial: &Option<String>| {
+            let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+            format!("{mac} (uuid {}, serial {})", or_none(uuid), or_none(serial))
+        };
+        let first = tell(self.ordered_by.unwrap_or(self.mac), &self.uuid, &self.serial);
+        let claims = self.claims.iter();
+        claims
+            .map(|claim| {
+                let second = tell(claim.mac, &claim.uuid, &claim.serial);
+                format!("{second} says that it is this host, which {first} is being imaged as; give each a selector of its own")
+            })
+            .collect()
     }
 
     /// The highest generation that was ever ordered or installed.
@@ -207,8 +295,7 @@ impl MachineRecord {
         if let Some(generation) = generation {
             let carried_out = match self.order_of(generation) {
                 Some(order) => order.state == OrderState::Done || order.commit == report.commit,
-                // A server that lost its records believes a host that runs a release of ours.
-                None => generation == 0 && self.order.is_none(),
+                None => false,
             };
             if carried_out {
                 self.installed = Some(generation);
@@ -219,11 +306,20 @@ impl MachineRecord {
     }
 }
 
-/// What a disk is known by over reboots: serial number, else world-wide name, else path. Kernel names are not stable.
+/// What a disk is known by over reboots: serial number, world-wide name, size and path, as many as there are. One alone may
+/// be shared: by the namespaces of an NVMe drive, by the volumes of a RAID controller, by its clones.
+///
+/// `None`: neither serial, name nor path. Kernel names are not stable.
 pub fn disk_identity(disk: &Disk) -> Option<String> {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    given(&disk.serial)
-        .map(|serial| format!("serial {serial}"))
-        .or_else(|| given(&disk.wwn).map(|wwn| format!("wwn {wwn}")))
-        .or_else(|| disk.by_path.first().map(|path| format!("path {path}")))
+    let given = |text: &Option<String>| text.as_deref().map(normal_text).filter(|text| !text.is_empty());
+    let mut words = Vec::new();
+    words.extend(given(&disk.serial).map(|serial| format!("serial {serial}")));
+    let wwn = disk.wwn.as_deref().and_then(|wwn| normal_wwn(wwn).or_else(|| given(&disk.wwn)));
+    words.extend(wwn.map(|wwn| format!("wwn {wwn}")));
+    words.extend(disk.by_path.first().map(|path| format!("path {path}")));
+    if words.is_empty() {
+        return None;
+    }
+    words.push(format!("{} bytes", disk.size));
+    Some(words.join(", "))
 }

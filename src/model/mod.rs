@@ -6,6 +6,7 @@ pub mod commit;
 pub mod deployment;
 pub mod digest;
 pub mod host;
+pub mod identity;
 pub mod image_ref;
 pub mod imaging;
 pub mod journal;
@@ -21,6 +22,7 @@ pub mod rack;
 pub mod release;
 pub mod secret;
 pub mod status;
+pub mod text;
 pub mod vagrant;
 pub mod volume;
 
@@ -37,6 +39,7 @@ pub use pins::{PinSet, PinnedImage, PinnedLayer, ReleasePins};
 pub use progress::Progress;
 pub use release::ReleaseInfo;
 pub use secret::{Secret, SecretKind, SecretSet};
+pub use text::printable;
 pub use volume::{Volume, VolumePolicy, VolumeSet};
 
 /// Where a release keeps its own files, below the root of the tree.

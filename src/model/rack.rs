@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Ref;
+use super::identity::{machine_serial, machine_uuid};
 use super::imaging::DiskRule;
 
 /// A network card's hardware address.
@@ -257,14 +258,16 @@ pub struct Rack {
 }
 
 impl Rack {
-    /// The host that a machine is: by MAC address, else by UUID, else by serial number.
+    /// The host that a machine is: by MAC address, else by UUID, else by serial number, in whichever spelling.
     pub fn find_host(&self, mac: Mac, uuid: Option<&str>, serial: Option<&str>) -> Option<&RackHost> {
-        let same = |ours: &Option<String>, theirs: Option<&str>| matches!((ours, theirs), (Some(ours), Some(theirs)) if ours.eq_ignore_ascii_case(theirs.trim()));
-        let mut hosts = self.hosts.iter();
-        hosts
-            .find(|host| host.mac == Some(mac))
-            .or_else(|| self.hosts.iter().find(|host| same(&host.uuid, uuid)))
-            .or_else(|| self.hosts.iter().find(|host| same(&host.serial, serial)))
+        let same = |ours: &Option<String>, theirs: Option<&str>, normal: fn(&str) -> Option<String>| {
+            let theirs = theirs.and_then(normal);
+            theirs.is_some() && ours.as_deref().and_then(normal) == theirs
+        };
+        let by = |is: &dyn Fn(&RackHost) -> bool| self.hosts.iter().find(|host| is(host));
+        by(&|host| host.mac == Some(mac))
+            .or_else(|| by(&|host| same(&host.uuid, uuid, machine_uuid)))
+            .or_else(|| by(&|host| same(&host.serial, serial, machine_serial)))
     }
 }
 

@@ -1,9 +1,15 @@
 //! Kernel and initramfs of a release, read out of its commit.
 //!
-//! Written once to `<state>/boot/<commit>/` and served from there: a rack of machines asks for the same two files.
+//! Written once to `<state>/boot/<commit>/` and served from there: a rack of machines asks for the same two files. What a power
+//! cut, a full disk or somebody's hand left there is found by size and digest, once in the server's life, and made anew.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+
+use sha2::{Digest as _, Sha256};
 
 use super::{RackError, create_dir};
 use crate::model::Commit;
@@ -20,7 +26,8 @@ const NAMES: [&str; 2] = ["vmlinuz", "initramfs.img"];
 pub(super) struct ReleaseFiles {
     repo: Repo,
     home: PathBuf,
-    extracting: Mutex<()>,
+    /// Files that were compared with the release, with their size.
+    proved: Mutex<BTreeMap<PathBuf, u64>>,
 }
 
 impl ReleaseFiles {
@@ -28,13 +35,18 @@ impl ReleaseFiles {
     pub(super) fn open(repo: &Path, home: &Path) -> Result<Self, RackError> {
         let what = || format!("opening the release repo {}", repo.display());
         let repo = Repo::open(repo).map_err(|source| RackError::Repo { what: what(), source })?;
-        Ok(Self { repo, home: home.to_owned(), extracting: Mutex::new(()) })
+        Ok(Self { repo, home: home.to_owned(), proved: Mutex::new(BTreeMap::new()) })
     }
 
     /// The commit that a profile's hosts are imaged with now.
     pub(super) fn resolve(&self, profile: &Profile) -> Result<Commit, RackError> {
         let wanted = if profile.release == NEWEST { profile.follows.as_str() } else { &profile.release };
         self.repo.resolve(wanted).map_err(self.reading(format!("finding release {wanted}")))
+    }
+
+    /// Is it a release of the repo?
+    pub(super) fn has(&self, commit: Commit) -> bool {
+        self.repo.commit_info(commit).is_ok()
     }
 
     /// The version that people say.
@@ -49,27 +61,81 @@ impl ReleaseFiles {
         }
         let dir = self.home.join(commit.hex());
         let path = dir.join(name);
-        let _one_at_a_time = self.extracting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !path.exists() {
-            let what = || format!("reading {name} of release {}", commit.short());
-            let kernels = self.repo.list_dir(commit, MODULES).map_err(self.reading(what()))?;
-            let [(kernel, ..)] = kernels.dirs.as_slice() else {
-                return Err(RackError::Kernels { commit, found: kernels.dirs.len() });
-            };
-            let bytes = self
-                .repo
-                .read_file(commit, &format!("{MODULES}/{kernel}/{name}"))
-                .map_err(self.reading(what()))?;
+        // One at a time: a rack that is powered on asks for the same file as one.
+        let mut proved = self.proved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let size = std::fs::metadata(&path).map(|metadata| metadata.len()).ok();
+        if size.is_some() && size == proved.get(&path).copied() {
+            return Ok(Some(path));
+        }
+        let what = || format!("reading {name} of release {}", commit.short());
+        let kernels = self.repo.list_dir(commit, MODULES).map_err(self.reading(what()))?;
+        let [(kernel, ..)] = kernels.dirs.as_slice() else {
+            return Err(RackError::Kernels { commit, found: kernels.dirs.len() });
+        };
+        let bytes = self
+            .repo
+            .read_file(commit, &format!("{MODULES}/{kernel}/{name}"))
+            .map_err(self.reading(what()))?;
+        if !is_same(&path, &bytes) {
             create_dir(&dir)?;
-            let partial = dir.join(format!("{name}.partial"));
-            std::fs::write(&partial, bytes)
-                .and_then(|()| std::fs::rename(&partial, &path))
+            write_durably(&dir, name, &bytes)
                 .map_err(RackError::io(format!("writing {}", path.display())))?;
         }
+        proved.insert(path.clone(), bytes.len() as u64);
         Ok(Some(path))
     }
 
     fn reading(&self, what: String) -> impl FnOnce(RepoError) -> RackError + use<> {
         move |source| RackError::Repo { what, source }
+    }
+}
+
+fn is_same(path: &Path, bytes: &[u8]) -> bool {
+    let size = std::fs::metadata(path).map(|metadata| metadata.len());
+    size.is_ok_and(|size| size == bytes.len() as u64)
+        && std::fs::read(path).is_ok_and(|found| Sha256::digest(&found) == Sha256::digest(bytes))
+}
+
+/// Writes beside the file, waits for the disk, renames, waits for the directory. Nothing half-written stays.
+fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let partial = dir.join(format!("{name}.partial"));
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, dir.join(name))?;
+        File::open(dir)?.sync_all()
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&partial)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::progress::Silent;
+    use crate::ostree::repo::{CommitOptions, Mode};
+
+    #[test]
+    fn a_file_that_a_power_cut_emptied_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("tree/usr/lib/modules/6.1.0");
+        std::fs::create_dir_all(&modules).unwrap();
+        std::fs::write(modules.join("vmlinuz"), "kernel").unwrap();
+        let repo = Repo::create(&dir.path().join("repo"), Mode::Archive).unwrap();
+        let commit =
+            repo.commit_tree(&dir.path().join("tree"), &CommitOptions::default(), &Silent).unwrap().commit;
+        let open = || ReleaseFiles::open(&dir.path().join("repo"), &dir.path().join("boot")).unwrap();
+        let path = open().require(commit, "vmlinuz").unwrap().unwrap();
+        for damaged in ["", "kernex", "kernel and more"] {
+            std::fs::write(&path, damaged).unwrap();
+            let files = open();
+            files.require(commit, "vmlinuz").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "kernel", "{damaged:?}");
+            // Emptied while it runs.
+            std::fs::write(&path, "").unwrap();
+            files.require(commit, "vmlinuz").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "kernel");
+        }
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 }

@@ -1,28 +1,34 @@
 //! The rack server's HTTP: boot scripts and files, the release repo, and the machine API of [`crate::model::imaging`].
 //!
-//! There is no password: whoever is on the rack's network may ask. What can be done by asking is bounded by the rack file.
+//! Whoever is on the rack's network may ask for boot scripts, files and the view. What machines report needs the secret that
+//! netboot handed to that attempt; what can be done by asking is bounded by the rack file, and by what is on the disks.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
 use tower_http::services::{ServeDir, ServeFile};
 
 use super::boot_files::ReleaseFiles;
-use super::records::Records;
+use super::records::{Records, Subject};
 use super::view::{RackView, render_page};
 use super::{RackError, RackEvent, RackOptions, Teller, now};
-use crate::imaging::plan::{BootAnswer, Situation, plan_boot, plan_imaging};
+use crate::imaging::plan::{BootAnswer, Situation, installed_here, plan_boot, plan_imaging};
 use crate::model::Commit;
 use crate::model::causes::in_one_line;
+use crate::model::identity::{machine_serial, machine_uuid, normal_uuid};
 use crate::model::imaging::{BootedReport, ImagingAnswer, Inventory, MachineEvent};
-use crate::model::machine::MachineRecord;
+use crate::model::machine::{Claim, secret_digest};
+use crate::model::printable;
 use crate::model::rack::{AddressWithPrefix, Mac, Rack, RackHost};
 use crate::rack::netboot::dnsmasq::UEFI_PROGRAM;
 use crate::rack::netboot::{ipxe, kernel};
@@ -40,17 +46,81 @@ pub(super) struct RackServer {
 /// All routes.
 pub(super) fn router(server: Arc<RackServer>) -> Router {
     let repo = ServeDir::new(&server.options.repo).append_index_html_on_directories(false);
-    Router::new()
-        .route("/", get(page))
-        .route("/v1/machines", get(machines))
+    let repo = Router::new()
+        .fallback_service(repo)
+        .layer(middleware::from_fn_with_state(server.clone(), stay_in_the_repo));
+    let reports = Router::new()
         .route("/v1/machines/{mac}/inventory", post(inventory))
         .route("/v1/machines/{mac}/events", post(event))
         .route("/v1/machines/{mac}/booted", post(booted))
+        .layer(DefaultBodyLimit::max(LARGEST_REPORT))
+        .layer(middleware::from_fn_with_state(server.clone(), require_secret));
+    Router::new()
+        .route("/", get(page))
+        .route("/v1/machines", get(machines))
+        .merge(reports)
         .route("/boot/ipxe", get(script))
         .route("/boot/{program}", get(boot_program))
         .route("/boot/{commit}/{name}", get(release_file))
         .nest_service("/repo", repo)
         .with_state(server)
+}
+
+/// Bytes of the largest report: an inventory of many disks.
+const LARGEST_REPORT: usize = 256 << 10;
+/// How long a report may take to arrive: a slow one holds its memory.
+const REPORT_ARRIVES: Duration = Duration::from_secs(30);
+
+/// Looks for the secret before a byte of the body is read: strangers cost a head.
+async fn require_secret(State(server): Shared, request: Request, next: Next) -> Response {
+    let known =
+        secret_of(request.headers()).and_then(|secret| server.records.find_secret(&secret_digest(&secret)));
+    if known.is_none() {
+        return Trouble(RackError::NoSecret).into_response();
+    }
+    match tokio::time::timeout(REPORT_ARRIVES, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+/// A symlink in the repo must not lead a request out of it.
+async fn stay_in_the_repo(State(server): Shared, request: Request, next: Next) -> Response {
+    let path = request.uri().path().trim_start_matches('/').to_owned();
+    let repo = server.options.repo.clone();
+    let inside = tokio::task::spawn_blocking(move || is_inside(&repo, &path)).await;
+    if inside.unwrap_or(false) { next.run(request).await } else { StatusCode::NOT_FOUND.into_response() }
+}
+
+/// Does the kernel reach `path` (as in a URL) below `root` without leaving it?
+fn is_inside(root: &FilePath, path: &str) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let path = percent_decoded(path);
+    let path = if path.is_empty() { b".".to_vec() } else { path };
+    let opened = rustix::fs::open(root, flags, Mode::empty())
+        .and_then(|root| rustix::fs::openat2(root, path.as_slice(), flags, Mode::empty(), resolve));
+    opened.is_ok()
+}
+
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let pair = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    decoded
 }
 
 type Shared = State<Arc<RackServer>>;
@@ -66,7 +136,12 @@ impl From<RackError> for Trouble {
 
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
-        (StatusCode::INTERNAL_SERVER_ERROR, in_one_line(&self.0) + "\n").into_response()
+        let status = match self.0 {
+            RackError::NoSecret => StatusCode::FORBIDDEN,
+            RackError::UnknownCommit { .. } => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, in_one_line(&self.0) + "\n").into_response()
     }
 }
 
@@ -98,43 +173,81 @@ async fn script(
     Ok(([(header::CONTENT_TYPE, "text/plain")], text).into_response())
 }
 
-impl RackServer {
-    /// The host that a machine is: as the rack file says, or as it was recognised when it booted.
-    fn host_of(&self, mac: Mac, record: Option<&MachineRecord>) -> Option<&RackHost> {
-        let (uuid, serial) =
-            record.map_or((None, None), |record| (record.uuid.as_deref(), record.serial.as_deref()));
-        self.rack.find_host(mac, uuid, serial)
-    }
+/// What a stock identity would be taken for, is left out.
+fn claim_of(mac: Mac, uuid: Option<&String>, serial: Option<&String>) -> Claim {
+    let short = |text: Option<&String>| text.map(|text| printable(text, LONGEST_NAME));
+    let (uuid, serial) = (short(uuid), short(serial));
+    let (uuid, serial) = (uuid.as_ref(), serial.as_ref());
+    let uuid = uuid.filter(|uuid| machine_uuid(uuid).is_some()).and_then(|uuid| normal_uuid(uuid));
+    let serial =
+        serial.filter(|serial| machine_serial(serial).is_some()).map(|serial| serial.trim().to_owned());
+    Claim { mac, uuid, serial }
+}
 
+/// What netboot found out about a machine under the records' lock.
+enum Netboot {
+    Answer(BootAnswer),
+    Rival(Vec<String>),
+}
+
+impl RackServer {
     fn answer_boot(&self, query: &ScriptQuery, peer: IpAddr) -> Result<String, RackError> {
-        // Boards without a UUID of their own give all zeros or all ones: it would be many machines' name.
-        let is_name = |text: &String| text.chars().any(|c| !" -0fF".contains(c));
-        let given = |text: &Option<String>| text.clone().filter(is_name);
-        let (mac, uuid, serial) = (query.mac, given(&query.uuid), given(&query.serial));
-        let host = self.rack.find_host(mac, uuid.as_deref(), serial.as_deref());
-        let name = host.map(|host| host.name.clone());
-        let record = self.records.change(mac, now(), true, |record| {
-            record.host.clone_from(&name);
-            record.uuid = uuid;
-            record.serial = serial;
-            record.clone()
-        })?;
+        let claim = claim_of(query.mac, query.uuid.as_ref(), query.serial.as_ref());
+        let mac = query.mac;
+        let Some(host) = self.rack.find_host(mac, claim.uuid.as_deref(), claim.serial.as_deref()) else {
+            let subject = Subject::Stranger(mac);
+            self.records.change(
+                (&subject, mac),
+                now(),
+                |()| false,
+                |record| {
+                    (record.uuid, record.serial) = (claim.uuid, claim.serial);
+                },
+            )?;
+            let why = format!("{mac} is not in the rack file; not touched");
+            self.tell.machine(mac, None, "unknown", &why);
+            return Ok(ipxe::render_disk(&why));
+        };
+        let subject = Subject::Host(host.name.clone());
+        let secret = new_secret()?;
+        // Only a secret that is handed out must outlive the server.
+        let is_handed_out = |found: &Netboot| matches!(found, Netboot::Answer(BootAnswer::Installer));
+        let found = self.records.change((&subject, mac), now(), is_handed_out, |record| {
+            if record.is_rival(host.reimage, &claim, None) {
+                record.remember(claim);
+                return Netboot::Rival(record.tell_claims());
+            }
+            record.host = Some(host.name.clone());
+            (record.mac, record.uuid, record.serial) = (mac, claim.uuid, claim.serial);
+            let answer = plan_boot(Some(host), Some(record));
+            if answer == BootAnswer::Installer {
+                record.pending = secret_digest(&secret);
+            }
+            Netboot::Answer(answer)
+        });
         let disk = |step: &str, why: String| {
-            self.tell.machine(mac, name.as_deref(), step, &why);
+            self.tell.machine(mac, Some(&host.name), step, &why);
             Ok(ipxe::render_disk(&why))
         };
-        let Some(host) = host else {
-            return disk("unknown", format!("{mac} is not in the rack file; not touched"));
+        // A full disk must not leave a machine without an answer.
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                return disk("failed", format!("{} is not imaged: {}", host.name, in_one_line(&error)));
+            }
         };
-        match plan_boot(Some(host), Some(&record)) {
-            BootAnswer::LeaveUnknown => {
+        match found {
+            Netboot::Rival(claims) => disk("refused", format!("{mac} is not touched: {}", claims.join("; "))),
+            Netboot::Answer(BootAnswer::LeaveUnknown) => {
                 disk("unknown", format!("{mac} is not in the rack file; not touched"))
             }
-            BootAnswer::DiskInstalled => {
+            Netboot::Answer(BootAnswer::DiskInstalled) => {
                 disk("disk", format!("{} is installed; boots from its disk", host.name))
             }
-            BootAnswer::DiskImaged => disk("disk", format!("{} is imaged; boots from its disk", host.name)),
-            BootAnswer::Installer => match self.installer_script(host, mac, peer) {
+            Netboot::Answer(BootAnswer::DiskImaged) => {
+                disk("disk", format!("{} is imaged; boots from its disk", host.name))
+            }
+            Netboot::Answer(BootAnswer::Installer) => match self.installer_script(host, mac, peer, &secret) {
                 Ok((script, commit)) => {
                     let version = self.files.version(commit).unwrap_or_default();
                     let told = format!("starts the installer of release {version} ({})", commit.short());
@@ -153,6 +266,7 @@ impl RackServer {
         host: &RackHost,
         mac: Mac,
         peer: IpAddr,
+        secret: &str,
     ) -> Result<(String, Commit), RackError> {
         let profile = &self.rack.profiles[&host.profile];
         let commit = self.files.resolve(profile)?;
@@ -165,83 +279,138 @@ impl RackServer {
             IpAddr::V4(address) => AddressWithPrefix { address, prefix: network.address.prefix },
             IpAddr::V6(_) => network.address,
         };
-        let arguments =
-            kernel::render_arguments(network, mac, host.address.unwrap_or(lease), &profile.kernel_arguments);
+        let machine = kernel::Machine { mac, address: host.address.unwrap_or(lease), secret };
+        let arguments = kernel::render_arguments(network, machine, &profile.kernel_arguments);
         Ok((ipxe::render_installer(&network.server_url(), &host.name, commit, &arguments), commit))
     }
 
-    fn answer_inventory(&self, mac: Mac, inventory: Inventory) -> Result<ImagingAnswer, RackError> {
-        let before = self.records.get(mac);
-        let host = self
-            .host_of(mac, before.as_ref())
-            .or_else(|| self.rack.find_host(mac, inventory.uuid.as_deref(), inventory.serial.as_deref()));
-        let Some(host) = host else {
-            self.records.change(mac, now(), true, |record| record.inventory = Some(inventory))?;
-            self.tell.machine(
-                mac,
-                None,
-                "unknown",
-                "sent an inventory, but is not in the rack file; not touched",
-            );
-            return Ok(ImagingAnswer::Refuse { reasons: vec![format!("{mac} is not in the rack file")] });
+    /// The record that a secret belongs to.
+    fn subject_of(&self, secret: Option<&str>) -> Result<(Subject, String), RackError> {
+        let digest = secret.map(secret_digest).ok_or(RackError::NoSecret)?;
+        let subject = self.records.find_secret(&digest).ok_or(RackError::NoSecret)?;
+        Ok((subject, digest))
+    }
+
+    fn answer_inventory(
+        &self,
+        mac: Mac,
+        secret: Option<&str>,
+        mut inventory: Inventory,
+    ) -> Result<ImagingAnswer, RackError> {
+        clean(&mut inventory);
+        let (subject, digest) = self.subject_of(secret)?;
+        let Subject::Host(name) = &subject else { return Err(RackError::NoSecret) };
+        let Some(host) = self.rack.hosts.iter().find(|host| host.name == *name) else {
+            return Ok(ImagingAnswer::Refuse { reasons: vec![format!("{name} is not in the rack file")] });
         };
         let profile = &self.rack.profiles[&host.profile];
         let commit = self.files.resolve(profile)?;
+        let claim = claim_of(mac, inventory.uuid.as_ref(), inventory.serial.as_ref());
+        let told = tell_inventory(&inventory);
         // Planned under the records' lock: two inventories of one machine cannot both get a first order.
-        let (answer, told) = self.records.change(mac, now(), true, |record| {
-            let situation = Situation { rack: &self.rack, host, profile, mac, commit, record: Some(record) };
-            let (answer, order) = plan_imaging(&situation, &inventory);
-            let told = tell_inventory(&inventory);
-            record.host = Some(host.name.clone());
-            record.inventory = Some(inventory);
-            match &answer {
-                ImagingAnswer::Image(_) => {
-                    record.order = order;
-                    record.refused.clear();
+        let answer = self.records.change(
+            (&subject, mac),
+            now(),
+            |_| true,
+            |record| {
+                if record.is_rival(host.reimage, &claim, Some(&inventory.disks)) {
+                    record.remember(claim);
+                    return ImagingAnswer::Refuse { reasons: record.tell_claims() };
                 }
-                ImagingAnswer::Refuse { reasons } => record.refused.clone_from(reasons),
-            }
-            (answer, told)
-        })?;
-        self.tell.machine(mac, Some(&host.name), "inventory", &told);
+                let situation =
+                    Situation { rack: &self.rack, host, profile, mac, commit, record: Some(record) };
+                let (answer, order) = plan_imaging(&situation, &inventory);
+                match &answer {
+                    ImagingAnswer::Image(_) => {
+                        if record.order_of(host.reimage).is_none() {
+                            record.claims.clear();
+                        }
+                        (record.order, record.secret, record.ordered_by) = (order, digest, Some(mac));
+                        record.pending.clear();
+                        record.refused.clear();
+                    }
+                    ImagingAnswer::BootDisk { .. } => {
+                        if let Some((_, mark)) = installed_here(host, &inventory.disks) {
+                            record.installed = record.installed.max(Some(mark.generation));
+                            record.secret.clone_from(&mark.secret);
+                        }
+                        record.pending.clear();
+                        record.refused.clear();
+                    }
+                    ImagingAnswer::Refuse { reasons } => record.refused.clone_from(reasons),
+                }
+                record.inventory = Some(inventory);
+                answer
+            },
+        )?;
+        self.tell.machine(mac, Some(name), "inventory", &told);
         let (step, told) = match &answer {
             ImagingAnswer::Image(plan) => {
                 let wiped = if plan.wiped.is_empty() { "blank".to_owned() } else { plan.wiped.join(", ") };
                 let release = plan.commit.short();
                 ("order", format!("{}: release {release} to {} ({wiped})", plan.order, plan.disk.name))
             }
+            ImagingAnswer::BootDisk { reason } => ("disk", reason.clone()),
             ImagingAnswer::Refuse { reasons } => ("refused", reasons.join("; ")),
         };
-        self.tell.machine(mac, Some(&host.name), step, &told);
+        self.tell.machine(mac, Some(name), step, &told);
         Ok(answer)
     }
 
-    fn take_event(&self, mac: Mac, event: MachineEvent) -> Result<(), RackError> {
+    fn take_event(&self, mac: Mac, secret: Option<&str>, mut event: MachineEvent) -> Result<(), RackError> {
+        event.step = printable(&event.step, LONGEST_NAME);
+        event.message = printable(&event.message, LONGEST_MESSAGE);
+        event.order = event.order.map(|order| printable(&order, 2 * LONGEST_NAME));
+        let (subject, _) = self.subject_of(secret)?;
         let durable = event.progress.is_none();
         let told = event.clone();
-        let name = self.records.change(mac, now(), durable, |record| {
-            record.apply_event(event, now());
-            record.host.clone()
-        })?;
+        let name = self.records.change(
+            (&subject, mac),
+            now(),
+            |_| durable,
+            |record| {
+                record.apply_event(event, now());
+                record.host.clone()
+            },
+        )?;
         let subject = name.unwrap_or_else(|| mac.to_string());
         let (step, message, progress) = (told.step, told.message, told.progress);
         self.tell.tell(RackEvent { subject, step, message, progress });
         Ok(())
     }
 
-    fn take_booted(&self, mac: Mac, report: BootedReport) -> Result<(), RackError> {
-        let generation = self.host_of(mac, self.records.get(mac).as_ref()).map(|host| host.reimage);
+    fn take_booted(&self, mac: Mac, secret: Option<&str>, report: BootedReport) -> Result<(), RackError> {
+        let (subject, digest) = self.subject_of(secret)?;
+        if !self.files.has(report.commit) {
+            return Err(RackError::UnknownCommit { commit: report.commit });
+        }
+        let generation = match &subject {
+            Subject::Host(name) => {
+                self.rack.hosts.iter().find(|host| host.name == *name).map(|host| host.reimage)
+            }
+            Subject::Stranger(_) => None,
+        };
         let told = format!(
             "release {} booted from the disk, {} images present{}",
             report.commit.short(),
             report.images.len(),
             if report.ready { ", all services run" } else { "" }
         );
-        let (name, news) = self.records.change(mac, now(), true, |record| {
-            let news = record.booted.as_ref() != Some(&report);
-            record.apply_booted(report, generation);
-            (record.host.clone(), news)
-        })?;
+        let known = self.records.change(
+            (&subject, mac),
+            now(),
+            |known: &Option<_>| known.is_some(),
+            |record| {
+                // The secret of an installer that has not been answered yet is no host's.
+                if record.secret != digest {
+                    return None;
+                }
+                let news = record.booted.as_ref() != Some(&report);
+                record.apply_booted(report, generation);
+                Some((record.host.clone(), news))
+            },
+        )?;
+        let (name, news) = known.ok_or(RackError::NoSecret)?;
         if news {
             self.tell.machine(mac, name.as_deref(), "booted", &told);
         }
@@ -250,6 +419,33 @@ impl RackServer {
 
     fn view(&self) -> RackView {
         RackView::new(&self.rack, &self.records.all())
+    }
+}
+
+/// Longest name (serial number, model, step) that is taken from a machine, in characters.
+const LONGEST_NAME: usize = 128;
+/// Longest message.
+const LONGEST_MESSAGE: usize = 4000;
+/// Disks, paths of a disk, and findings on it, that are taken from a machine.
+const MOST_THINGS: usize = 256;
+
+/// Everything that a machine says goes through here once, at the edge: to terminals, logs, pages and the records alike.
+fn clean(inventory: &mut Inventory) {
+    let name = |text: &mut Option<String>| {
+        if let Some(text) = text {
+            *text = printable(text, LONGEST_NAME);
+        }
+    };
+    name(&mut inventory.uuid);
+    name(&mut inventory.serial);
+    inventory.disks.truncate(MOST_THINGS);
+    for disk in &mut inventory.disks {
+        disk.name = printable(&disk.name, LONGEST_NAME);
+        [&mut disk.model, &mut disk.serial, &mut disk.wwn, &mut disk.transport].into_iter().for_each(name);
+        for list in [&mut disk.by_path, &mut disk.contents] {
+            list.truncate(MOST_THINGS);
+            list.iter_mut().for_each(|text| *text = printable(text, 2 * LONGEST_NAME));
+        }
     }
 }
 
@@ -262,29 +458,53 @@ fn tell_inventory(inventory: &Inventory) -> String {
     format!("{firmware}, {} CPUs, {memory} MiB, disks: {}", inventory.cpus, disks.join(", "))
 }
 
+/// 128 bits from the kernel.
+fn new_secret() -> Result<String, RackError> {
+    use std::io::Read as _;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(RackError::io("making a secret"))?;
+    Ok(hex::encode(bytes))
+}
+
+/// The secret that a request carries (RFC 6750, 2.1).
+fn secret_of(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ").map(|secret| secret.trim().to_owned())
+}
+
 async fn inventory(
     State(server): Shared,
     Path(mac): Path<Mac>,
+    headers: HeaderMap,
     Json(inventory): Json<Inventory>,
 ) -> Result<Json<ImagingAnswer>, Trouble> {
-    blocking(&server, move |server| server.answer_inventory(mac, inventory)).await.map(Json)
+    let secret = secret_of(&headers);
+    blocking(&server, move |server| server.answer_inventory(mac, secret.as_deref(), inventory))
+        .await
+        .map(Json)
 }
 
 async fn event(
     State(server): Shared,
     Path(mac): Path<Mac>,
+    headers: HeaderMap,
     Json(event): Json<MachineEvent>,
 ) -> Result<StatusCode, Trouble> {
-    blocking(&server, move |server| server.take_event(mac, event)).await?;
+    let secret = secret_of(&headers);
+    blocking(&server, move |server| server.take_event(mac, secret.as_deref(), event)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn booted(
     State(server): Shared,
     Path(mac): Path<Mac>,
+    headers: HeaderMap,
     Json(report): Json<BootedReport>,
 ) -> Result<StatusCode, Trouble> {
-    blocking(&server, move |server| server.take_booted(mac, report)).await?;
+    let secret = secret_of(&headers);
+    blocking(&server, move |server| server.take_booted(mac, secret.as_deref(), report)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -323,5 +543,38 @@ async fn serve_file(path: &FilePath, request: Request) -> Response {
     match ServeFile::new(path).try_call(request).await {
         Ok(response) => response.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_never_lead_out_of_the_repo() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path().join("repo");
+        std::fs::create_dir_all(repo.join("refs/a b")).unwrap();
+        std::fs::write(repo.join("config"), "x").unwrap();
+        std::fs::write(dir.path().join("outside"), "x").unwrap();
+        for (link, to) in
+            [("shadow", "/etc/shadow"), ("up", "../outside"), ("same", "config"), ("dir", "/etc")]
+        {
+            std::os::unix::fs::symlink(to, repo.join(link)).unwrap();
+        }
+        for (path, inside) in [
+            ("config", true),
+            ("", true),
+            ("same", true),
+            ("refs/a%20b", true),
+            ("shadow", false),
+            ("up", false),
+            ("dir/passwd", false),
+            ("../outside", false),
+            ("%2e%2e/outside", false),
+            ("absent", false),
+        ] {
+            assert_eq!(is_inside(&repo, path), inside, "{path}");
+        }
     }
 }

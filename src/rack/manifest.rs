@@ -7,6 +7,10 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use crate::imaging::plan::SMALLEST_DISK;
+use crate::model::identity::{
+    machine_serial, machine_uuid, normal_path, normal_text, normal_uuid, normal_wwn,
+};
 use crate::model::place::{InputError, Place, SourceText};
 use crate::model::rack::{NEWEST, Rack, RackHost};
 
@@ -120,7 +124,64 @@ fn require_host(source: &SourceText, rack: &Rack, host: &RackHost) -> Result<(),
             );
         }
     }
-    let disk = &host.disk;
+    require_identity(source, host)?;
+    require_disk_rule(source, host)
+}
+
+/// A selector that is many machines' name, or nobody's, would image the wrong machine or none.
+fn require_identity(source: &SourceText, host: &RackHost) -> Result<(), InputError> {
+    let name = &host.name;
+    let fail = |value: &str, message: String| Err(source.error("hosts", value, message));
+    let way_out = "name the machine by its mac";
+    if let Some(uuid) = &host.uuid {
+        if normal_uuid(uuid).is_none() {
+            return fail(
+                uuid,
+                format!("uuid {uuid:?} of host {name:?} is not a UUID: it would match no machine"),
+            );
+        }
+        if machine_uuid(uuid).is_none() {
+            return fail(
+                uuid,
+                format!("uuid {uuid} of host {name:?} is one that many boards have; {way_out}"),
+            );
+        }
+    }
+    match &host.serial {
+        Some(serial) if machine_serial(serial).is_none() => fail(
+            serial,
+            format!("serial {serial:?} of host {name:?} is what vendors leave in place of one; {way_out}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// A rule that can match no disk is a mistake, whatever the machine has.
+fn require_disk_rule(source: &SourceText, host: &RackHost) -> Result<(), InputError> {
+    let (name, disk) = (&host.name, &host.disk);
+    let fail = |value: &str, message: String| Err(source.error("hosts", value, message));
+    for (field, value) in [("serial", &disk.serial), ("model", &disk.model)] {
+        if value.as_deref().is_some_and(|text| normal_text(text).is_empty()) {
+            return fail(name, format!("disk rule of host {name:?}: an empty {field} matches no disk"));
+        }
+    }
+    if let Some(wwn) = disk.wwn.as_ref().filter(|wwn| normal_wwn(wwn).is_none()) {
+        let message = format!(
+            "disk rule of host {name:?}: {wwn:?} is not a world-wide name (hexadecimal digits, as in 0x5000c500a1b2c3d4)"
+        );
+        return fail(wwn, message);
+    }
+    if let Some(path) = disk.path.as_ref().filter(|path| normal_path(path).is_none()) {
+        let message = format!("disk rule of host {name:?}: {path:?} is not a link below /dev/disk/by-path");
+        return fail(path, message);
+    }
+    if let Some(most) = disk.max_size.filter(|most| *most < SMALLEST_DISK) {
+        let message = format!(
+            "disk rule of host {name:?}: max_size is under the {} GiB that a host needs",
+            SMALLEST_DISK >> 30
+        );
+        return fail(&most.to_string(), message);
+    }
     if let (Some(least), Some(most)) = (disk.min_size, disk.max_size)
         && least > most
     {
@@ -157,10 +218,15 @@ impl Seen {
         if !self.names.insert(host.name.to_ascii_lowercase()) {
             return twice(host.name.clone());
         }
-        let selectors = [host.mac.map(|mac| mac.to_string()), host.uuid.clone(), host.serial.clone()];
-        for selector in selectors.into_iter().flatten() {
-            if !self.selectors.insert(selector.to_ascii_lowercase()) {
-                return twice(selector);
+        // Kept as they are compared, told as they are written.
+        let selectors = [
+            host.mac.map(|mac| (mac.to_string(), mac.to_string())),
+            host.uuid.clone().map(|uuid| (machine_uuid(&uuid).unwrap_or_default(), uuid)),
+            host.serial.clone().map(|serial| (machine_serial(&serial).unwrap_or_default(), serial)),
+        ];
+        for (selector, written) in selectors.into_iter().flatten() {
+            if !self.selectors.insert(selector) {
+                return twice(written);
             }
         }
         match host.address {
@@ -173,6 +239,9 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GOOD_UUID: &str = "6f8f0a0c-0000-4000-8000-000000000002";
+    const SELECTOR: &str = "uuid: 6f8f0a0c-0000-4000-8000-000000000002";
 
     const GOOD: &str = r#"name: rack-a
 network: {interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199], gateway: 10.77.0.1}
@@ -243,11 +312,46 @@ hosts:
             ("disk: {serial: disk-1}", "disk: {seral: disk-1}", "rack.yaml:10:", "seral"),
             ("name: rack-a\n", "", "rack.yaml:1:", "missing field `name`"),
             ("rackstep/x86_64/openstack-host", "../x", "rack.yaml:7:", "is not a ref"),
+            (GOOD_UUID, "03000200-0400-0500-0006-000700080009", "rack.yaml:12:", "many boards have"),
+            (GOOD_UUID, "\"{FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF}\"", "rack.yaml:12:", "many boards have"),
+            (GOOD_UUID, "6f8f0a0c", "rack.yaml:12:", "is not a UUID: it would match no machine"),
+            (
+                SELECTOR,
+                "serial: To be filled by O.E.M.",
+                "rack.yaml:12:",
+                "leave in place of one; name the machine by its mac",
+            ),
+            ("{serial: disk-1}", "{serial: \" \"}", "rack.yaml:10:", "an empty serial matches no disk"),
+            ("{serial: disk-1}", "{wwn: disk-1}", "rack.yaml:10:", "\"disk-1\" is not a world-wide name"),
+            ("{serial: disk-1}", "{path: /dev/sda}", "rack.yaml:10:", "not a link below /dev/disk/by-path"),
+            ("{serial: disk-1}", "{max_size: 1000}", "rack.yaml:10:", "under the 8 GiB that a host needs"),
         ];
         for (from, to, place, message) in table {
             assert!(GOOD.contains(from), "{from}");
             let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.starts_with(place) && error.contains(message), "{from} → {to}: {error}");
+        }
+    }
+
+    /// Two spellings of one identity are one: the swapped byte order, braces, blanks.
+    #[test]
+    fn one_identity_belongs_to_one_host() {
+        let table = [
+            (
+                "uuid: 4c4c4544-0042-3510-8052-b4c04f4e3533",
+                "uuid: \"{44454C4C-4200-1035-8052-B4C04F4E3533}\"",
+            ),
+            ("uuid: 4c4c4544004235108052b4c04f4e3544", "uuid: 4C4C4544-0042-3510-8052-B4C04F4E3544"),
+            ("serial: \"SGH 123 ABC \"", "serial: sgh  123 abc"),
+            ("serial: \"AB&CD=1+1%20#x\"", "serial: \"ab&cd=1 1%20#x\""),
+        ];
+        for (one, other) in table {
+            let text = format!("{GOOD}  - {{name: a, {one}, profile: control}}\n");
+            assert!(parse(&text).is_ok(), "{one}");
+            let error = parse(&format!("{text}  - {{name: b, {other}, profile: control}}\n"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("is there twice"), "{one}, {other}: {error}");
         }
     }
 }

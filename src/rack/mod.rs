@@ -11,6 +11,7 @@ mod advertise;
 mod boot_files;
 mod dhcp;
 mod http;
+mod listen;
 pub mod manifest;
 pub mod netboot;
 mod records;
@@ -24,7 +25,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -81,6 +81,23 @@ pub enum RackError {
     BootProgram {
         /// Where it was looked for.
         path: PathBuf,
+    },
+    /// The records are of a format that this program does not know.
+    #[error("records {} have format {format}; this program reads 1 and 2", path.display())]
+    RecordsFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its number.
+        format: u32,
+    },
+    /// A request without the secret of an attempt.
+    #[error("no secret of an attempt that is known here: a machine gets one when it boots from the network")]
+    NoSecret,
+    /// A host says that it booted something that is no release of ours.
+    #[error("{commit} is no release of this repo")]
+    UnknownCommit {
+        /// The commit.
+        commit: Commit,
     },
     /// The records cannot be understood.
     #[error("records {} are damaged", path.display())]
@@ -143,17 +160,9 @@ pub async fn serve(
 
     let socket =
         TcpListener::bind(address).await.map_err(RackError::io(format!("listening on {address}")))?;
-    // A release is thousands of small answers: without TCP_NODELAY each waits for the last one's acknowledgement.
-    let socket = socket.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
     let (stop, stopped) = watch::channel(false);
-    let app = http::router(server.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let mut stopped_http = stopped.clone();
-    let web = axum::serve(socket, app).with_graceful_shutdown(async move {
-        dhcp::stop_asked(&mut stopped_http).await;
-    });
-    let mut web = tokio::spawn(web.into_future());
+    let app = http::router(server.clone());
+    let mut web = tokio::spawn(listen::serve_connections(socket, app, stopped.clone()));
     tell.rack(
         &server.rack.name,
         "listening",

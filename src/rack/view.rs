@@ -1,6 +1,5 @@
 //! The rack as people and programs see it: JSON, and a page without scripts.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::imaging::BootedReport;
 use crate::model::machine::{MachineRecord, MachineState, Order, OrderState, TimedEvent};
 use crate::model::rack::{Mac, Rack};
+
+use super::records::{Machines, Subject};
 
 /// Version of the JSON.
 const VERSION: u32 = 1;
@@ -50,14 +51,10 @@ pub struct MachineView {
 
 impl RackView {
     /// Puts the rack file and the records side by side.
-    pub(super) fn new(rack: &Rack, records: &BTreeMap<Mac, MachineRecord>) -> Self {
+    pub(super) fn new(rack: &Rack, records: &Machines) -> Self {
         let mut machines = Vec::new();
-        let record_of = |name: &str, mac: Option<Mac>| {
-            mac.and_then(|mac| records.get(&mac))
-                .or_else(|| records.values().find(|record| record.host.as_deref() == Some(name)))
-        };
         for host in &rack.hosts {
-            let record = record_of(&host.name, host.mac);
+            let record = records.get(&Subject::Host(host.name.clone()));
             let mut view = MachineView::of(record, Some(host.reimage));
             view.host = Some(host.name.clone());
             view.mac = view.mac.or(host.mac);
@@ -65,9 +62,13 @@ impl RackView {
             view.profile = Some(host.profile.clone());
             machines.push(view);
         }
-        let known: Vec<Mac> = machines.iter().filter_map(|view| view.mac).collect();
-        let unknown = records.values().filter(|record| !known.contains(&record.mac));
-        machines.extend(unknown.map(|record| MachineView::of(Some(record), None)));
+        let is_stranger = |subject: &Subject| match subject {
+            Subject::Host(name) => !rack.hosts.iter().any(|host| host.name == *name),
+            // It may have been put into the rack file since then.
+            Subject::Stranger(mac) => !rack.hosts.iter().any(|host| host.mac == Some(*mac)),
+        };
+        let strangers = records.iter().filter(|(subject, _)| is_stranger(subject));
+        machines.extend(strangers.map(|(_, record)| MachineView::of(Some(record), None)));
         Self { version: VERSION, rack: rack.name.clone(), machines }
     }
 }
@@ -84,6 +85,7 @@ impl MachineView {
         {
             reasons.push(why.clone());
         }
+        reasons.extend(record.map_or_else(Vec::new, MachineRecord::tell_claims));
         Self {
             host: None,
             mac: record.map(|record| record.mac),

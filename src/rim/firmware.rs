@@ -3,18 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Values that vendors leave in place of an identity.
-const NO_IDENTITY: [&str; 9] = [
-    "",
-    "0",
-    "none",
-    "not specified",
-    "default string",
-    "to be filled by o.e.m.",
-    "system serial number",
-    "00000000-0000-0000-0000-000000000000",
-    "ffffffff-ffff-ffff-ffff-ffffffffffff",
-];
+use crate::model::identity::{machine_serial, machine_uuid, normal_uuid};
+use crate::model::imaging::SECRET_ARGUMENT;
 
 /// What the firmware says of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,13 +29,14 @@ pub fn observe_firmware() -> Firmware {
 fn observe_below(root: &Path) -> Firmware {
     let identity = |name: &str| {
         let text = fs::read_to_string(root.join("sys/class/dmi/id").join(name)).ok()?;
-        let text = text.trim();
-        (!NO_IDENTITY.contains(&text.to_lowercase().as_str())).then(|| text.to_owned())
+        Some(text.trim().to_owned())
     };
     let memory = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
     Firmware {
-        uuid: identity("product_uuid").map(|uuid| uuid.to_lowercase()),
-        serial: identity("product_serial"),
+        uuid: identity("product_uuid")
+            .filter(|uuid| machine_uuid(uuid).is_some())
+            .and_then(|uuid| normal_uuid(&uuid)),
+        serial: identity("product_serial").filter(|serial| machine_serial(serial).is_some()),
         uefi: root.join("sys/firmware/efi").exists(),
         memory: parse_memory(&memory),
         cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
@@ -66,6 +57,8 @@ pub struct BootArguments {
     pub server: Option<String>,
     /// `rackstep.mac=`, or `BOOTIF=` as PXE loaders pass it: lower case, parts divided by '-'.
     pub mac: Option<String>,
+    /// `rackstep.secret=`: what this attempt proves itself with.
+    pub secret: Option<String>,
 }
 
 /// Reads the kernel's command line.
@@ -80,6 +73,7 @@ pub fn parse_boot_arguments(text: &str) -> BootArguments {
     for word in text.split_whitespace() {
         match word.split_once('=') {
             Some(("rackstep.server", url)) => found.server = Some(url.to_owned()),
+            Some((SECRET_ARGUMENT, secret)) => found.secret = Some(secret.to_owned()),
             Some(("rackstep.mac", mac)) => found.mac = Some(normal_mac(mac)),
             // The first part is ARP's hardware type, 01 for Ethernet.
             Some(("BOOTIF", value)) => bootif = normal_mac(value).strip_prefix("01-").map(str::to_owned),

@@ -29,6 +29,22 @@ const PLACES: [(&str, &str); 5] = [
 /// It asks the firmware and the processor about themselves, with programs that may be slow to fail.
 const START: Duration = Duration::from_secs(120);
 
+/// The user that Debian's libvirtd looks up before it reads that it is to use another one. Only a package that starts a
+/// libvirtd on this machine makes it.
+const BUILT_IN_USER: &str = "libvirt-qemu";
+
+/// Lines that give the test's namespace an account that this machine may lack; `rest` is the entry after its name.
+fn with_account(work: &Path, file: &str, rest: &str) -> String {
+    let (place, ours) = (format!("/etc/{file}"), work.join(file));
+    let mut text = fs::read_to_string(&place).unwrap();
+    if text.lines().any(|line| line.starts_with(&format!("{BUILT_IN_USER}:"))) {
+        return String::new();
+    }
+    text += &format!("{BUILT_IN_USER}{rest}\n");
+    fs::write(&ours, text).unwrap();
+    format!("mount --bind {} {place}\n", ours.display())
+}
+
 /// A libvirtd, ended when dropped.
 pub struct Libvirt {
     daemon: Child,
@@ -47,6 +63,11 @@ impl Libvirt {
             script += &format!("mount --bind {} {place}\n", ours.display());
         }
         fs::write(work.join("etc/qemu.conf"), CONFIGURATION).unwrap();
+        for (file, id) in
+            [("passwd", ":x:64055:64055::/nonexistent:/usr/sbin/nologin"), ("group", ":x:64055:")]
+        {
+            script += &with_account(work, file, id);
+        }
         // Two at a time, each with its own.
         script += "exec libvirtd --pid-file /run/libvirt/libvirtd.pid\n";
         let log = File::create(work.join("libvirtd.log")).unwrap();

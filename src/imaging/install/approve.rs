@@ -56,7 +56,7 @@ pub fn approve_file(plan: &ImagingPlan, path: &Path) -> Result<Approved, Approve
         file.set_len(plan.disk.size).map_err(DiskError::io("sizing", path))?;
     }
     let target = Target::open(path)?;
-    match require_file(plan, path, target.size(), target.sector(), &observe_file(path)?) {
+    match require_file(plan, path, target.size(), target.sector(), observe_file(path)?) {
         Ok(()) => Ok(Approved { path: path.to_owned() }),
         Err(reasons) => Err(ApproveError::Refused { target: path.display().to_string(), reasons }),
     }
@@ -68,7 +68,7 @@ impl Approved {
         &self.path
     }
 
-    /// Opens it for writing, once.
+    /// Opens it for writing, once: nobody who still holds an approval can use it again.
     pub(super) fn open(self) -> Result<Target, DiskError> {
         Target::open_for_writing(&self.path)
     }

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use crate::imaging::plan::{may_wipe, tell_mark};
 use crate::model::imaging::{Disk, ImagingPlan};
-use crate::rim::disk::observe::ObservedDisk;
+use crate::model::machine::disk_identity;
+use crate::rim::disk::observe::{Looked, ObservedDisk};
 
 /// Gives the plan's disk, or every reason not to touch it.
 ///
@@ -21,7 +23,7 @@ pub fn require_disk<'a>(
     reasons.extend(found.users.iter().cloned());
     reasons.extend(now.iter().filter(|seen| is_second(&found.disk, &seen.disk)).map(|seen| {
         format!(
-            "disk {} has the same serial number and world-wide name as {}",
+            "disk {} has the same serial number, world-wide name, path and size as {}",
             seen.disk.name, found.disk.name
         )
     }));
@@ -33,19 +35,20 @@ pub fn require_disk<'a>(
                 .map(|seen| format!("disk {} appeared after the plan was made", seen.disk.name)),
         );
     }
-    reasons.extend(require_leave(plan, &found.disk.contents));
+    reasons.extend(require_leave(plan, &found.disk));
     if reasons.is_empty() { Ok(found) } else { Err(reasons) }
 }
 
-/// Every reason not to write to an image file of `size` bytes that holds `contents`.
+/// Every reason not to write to an image file of `size` bytes that holds what was `seen`.
 pub fn require_file(
     plan: &ImagingPlan,
     path: &Path,
     size: u64,
     sector: u32,
-    contents: &[String],
+    seen: Looked,
 ) -> Result<(), Vec<String>> {
     let mut reasons = Vec::new();
+    let found = Disk { contents: seen.contents, mark: seen.mark, size, ..plan.disk.clone() };
     if size != plan.disk.size {
         reasons.push(format!("{} has {size} bytes, the plan says {}", path.display(), plan.disk.size));
     }
@@ -56,20 +59,20 @@ pub fn require_file(
             plan.disk.sector
         ));
     }
-    reasons.extend(require_leave(plan, contents));
+    reasons.extend(require_leave(plan, &found));
     if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
-/// A plan that wipes names what is lost; one that names nothing may only have a blank disk.
-fn require_leave(plan: &ImagingPlan, contents: &[String]) -> Option<String> {
-    (!contents.is_empty() && plan.wiped.is_empty())
-        .then(|| format!("it holds data and the plan does not say to wipe it: {}", contents.join(", ")))
+/// The installer's own judgement, from what it sees: a plan that was made from a forged inventory, or by a server that
+/// forgot, wipes no finished installation.
+fn require_leave(plan: &ImagingPlan, found: &Disk) -> Option<String> {
+    may_wipe(found, &plan.host, plan.generation, plan.wipe).err()
 }
 
 /// Names are not stable, so a twin of the disk makes the choice a guess.
 fn is_second(chosen: &Disk, other: &Disk) -> bool {
-    let has_identity = chosen.serial.is_some() || chosen.wwn.is_some();
-    other.name != chosen.name && has_identity && (&chosen.serial, &chosen.wwn) == (&other.serial, &other.wwn)
+    let identity = disk_identity(chosen);
+    other.name != chosen.name && identity.is_some() && identity == disk_identity(other)
 }
 
 fn differences(expected: &Disk, got: &Disk) -> Vec<String> {
@@ -83,6 +86,7 @@ fn differences(expected: &Disk, got: &Disk) -> Vec<String> {
         ("world-wide name", show(&expected.wwn), show(&got.wwn)),
         ("place", list(&expected.by_path), list(&got.by_path)),
         ("content", list(&expected.contents), list(&got.contents)),
+        ("mark", show(&expected.mark.as_ref().map(tell_mark)), show(&got.mark.as_ref().map(tell_mark))),
     ]
     .into_iter()
     .filter(|(_, expected, got)| expected != got)
@@ -96,6 +100,7 @@ mod tests {
 
     use super::*;
     use crate::imaging::install::tests_support::plan;
+    use crate::model::imaging::{DiskMark, MarkState};
 
     fn disk(name: &str, serial: Option<&str>) -> ObservedDisk {
         let disk = Disk { name: name.into(), serial: serial.map(Into::into), ..plan().disk };
@@ -140,7 +145,7 @@ mod tests {
             (
                 "twin",
                 |now| now.push(disk("vdc", Some("RS-1"))),
-                "disk vdc has the same serial number and world-wide name as vda",
+                "disk vdc has the same serial number, world-wide name, path and size as vda",
             ),
             ("new disk", |now| now.push(disk("vdc", None)), "disk vdc appeared after the plan was made"),
         ];
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_kept_unless_the_plan_names_what_is_lost() {
+    fn data_is_kept_unless_the_plan_says_otherwise() {
         let contents = vec!["gpt partition table on vda".to_owned()];
         let mut plan = plan();
         plan.disk.contents = contents.clone();
@@ -163,20 +168,56 @@ mod tests {
         let reasons = require_disk(&plan, None, &now).unwrap_err();
         assert_eq!(
             reasons,
-            ["it holds data and the plan does not say to wipe it: gpt partition table on vda"]
+            [
+                "disk vda (serial RS-1, 8.0 GiB = 8589934592 bytes) holds data (gpt partition table on vda) and the rule of \
+              control-1 does not say wipe: true"
+            ]
         );
-        plan.wiped = contents;
+        plan.wipe = true;
         assert!(require_disk(&plan, None, &now).is_ok());
     }
 
     #[test]
     fn image_files() {
         let path = Path::new("/x/image");
-        assert!(require_file(&plan(), path, 8_589_934_592, 512, &[]).is_ok());
+        assert!(require_file(&plan(), path, 8_589_934_592, 512, Looked::default()).is_ok());
         assert_eq!(
-            require_file(&plan(), path, 5, 512, &[]).unwrap_err(),
+            require_file(&plan(), path, 5, 512, Looked::default()).unwrap_err(),
             ["/x/image has 5 bytes, the plan says 8589934592"]
         );
-        assert!(require_file(&plan(), path, 8_589_934_592, 512, &["xfs on the file".into()]).is_err());
+        let full = Looked { contents: vec!["xfs on the file".into()], mark: None };
+        assert!(require_file(&plan(), path, 8_589_934_592, 512, full).is_err());
+    }
+
+    /// Whatever the server says, and `wipe: true` with it.
+    #[test]
+    fn the_installer_never_wipes_a_finished_installation_of_this_generation() {
+        let mark = |generation, state| DiskMark {
+            host: "control-1".into(),
+            generation,
+            order: format!("control-1.{generation}.1"),
+            state,
+            secret: String::new(),
+        };
+        let contents = vec!["gpt partition table on vda".to_owned()];
+        for (generation, state, may) in [
+            (1, MarkState::Installed, false),
+            (2, MarkState::Installed, false),
+            (0, MarkState::Installed, true),
+            (1, MarkState::Unfinished, true),
+        ] {
+            let mut plan = ImagingPlan { generation: 1, wipe: true, ..plan() };
+            (plan.disk.contents, plan.disk.mark) = (contents.clone(), Some(mark(generation, state)));
+            let mut now = [disk("vda", Some("RS-1"))];
+            now[0].disk = plan.disk.clone();
+            assert_eq!(require_disk(&plan, None, &now).is_ok(), may, "{generation} {state:?}");
+            // The server was told of a blank disk.
+            let forged = ImagingPlan {
+                disk: Disk { contents: vec![], mark: None, ..plan.disk.clone() },
+                wipe: false,
+                ..plan
+            };
+            assert!(require_disk(&forged, None, &now).is_err());
+        }
     }
 }

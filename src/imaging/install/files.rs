@@ -1,14 +1,14 @@
 //! The files that make a deployment this host's own: name, network, keys, mounts, `host.json`.
 
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::steps::StepError;
 use crate::model::HostConfig;
 use crate::model::host::{HOST_CONFIG, HOST_FORMAT};
-use crate::model::imaging::ImagingPlan;
+use crate::model::imaging::{ImagingPlan, SECRET_FILE};
 use crate::rim::disk::filesystem::FsUuid;
 
 /// One file below the deployment's root.
@@ -69,6 +69,11 @@ pub fn render_files(
         files.push(file("etc/systemd/network/20-rackstep.network", 0o644, render_network(plan)));
     }
     Ok(files)
+}
+
+/// The secret that the host calls home with: root's alone.
+pub fn render_secret(secret: &str) -> HostFile {
+    HostFile { path: SECRET_FILE, mode: 0o600, text: format!("{secret}\n") }
 }
 
 fn render_hosts(plan: &ImagingPlan) -> String {
@@ -158,8 +163,16 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
     if path.is_symlink() {
         fs::remove_file(path).map_err(failed("replacing the link"))?;
     }
-    fs::write(path, text)
-        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+    // Nobody reads a secret between its writing and its mode.
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| {
+            file.set_permissions(Permissions::from_mode(mode)).and_then(|()| file.write_all(text.as_bytes()))
+        })
         .map_err(failed("writing"))
 }
 

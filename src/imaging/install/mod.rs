@@ -1,13 +1,14 @@
 //! Images one disk: *look, plan, then wipe*, and the first MiB last.
 //!
-//! 1. **check**: the disk is still what the plan was made for ([`approve`]), the release answers ([`release`]), the
-//!    partition table is made, in memory. So far nothing is written.
-//! 2. **wipe**: the first MiB and the last one become zero. From here to the last step nothing on the disk can boot: neither
-//!    the old system, half overwritten, nor the new one, half written.
-//! 3. **partition**: the spans of the partitions are attached as loop devices and formatted ([`workspace`]).
+//! 1. **check**: the disk is still what the plan was made for and may be wiped by what is on it now ([`approve`]), the
+//!    release answers ([`release`]), the partition table is made, in memory. So far nothing is written.
+//! 2. **wipe**: the last MiB and the first one become zero, and a mark says whose unfinished installation this is
+//!    ([`crate::rim::disk::mark`]). From here to the last step nothing on the disk can boot: neither the old system, half
+//!    overwritten, nor the new one, half written. Then the ends of every old partition go, with all signatures in them.
+//! 3. **partition**: the spans of the partitions are attached as loop devices, wiped and formatted ([`workspace`]).
 //! 4. **pull** the release, **deploy** it, **configure** it ([`files`]), put the **bootloader** on it.
 //! 5. **seal**: everything unmounted and on the disk ([`Settled`](crate::rim::disk::table::Settled) proves it), then the partition table with
-//!    the boot code, in one write, read back.
+//!    the boot code, read back; what `root=UUID=` will find is looked up; the mark says installed last.
 //!
 //! The BIOS boot partition's content and the EFI program are written before the table, like everything else: they are not
 //! reachable without it. UEFI may take the backup table for the first one, so the backup goes to the disk in the same last
@@ -27,18 +28,20 @@ pub mod workspace;
 use std::path::Path;
 
 use crate::model::RELEASE_DIR;
-use crate::model::imaging::ImagingPlan;
+use crate::model::imaging::{DiskMark, ImagingPlan, MarkState};
 use crate::model::kernel_arguments;
 use crate::ostree::sysroot::{STATEROOT, Sysroot};
 use crate::rim::disk::DiskError;
 use crate::rim::disk::layout::{Layout, plan_layout};
+use crate::rim::disk::mark::{BoundMark, fs_uuid};
+use crate::rim::disk::signatures::{observe_spans, wipe_span};
 use crate::rim::disk::table::PreparedTable;
 use crate::rim::disk::target::Target;
 use crate::rim::grub::Grub;
 
 use approve::Approved;
 pub use steps::{Interrupted, Step, StepError, Watcher};
-use workspace::Workspace;
+use workspace::{Uuids, Workspace};
 
 /// Name in the scratch directory of the link to the release's own `grub-config`: what `OSTREE_GRUB2_EXEC` is to name.
 pub const GRUB_CONFIG_LINK: &str = "grub-config";
@@ -54,6 +57,8 @@ pub struct Job<'a> {
     pub address: &'a str,
     /// A directory for small files and mount points. In memory where possible.
     pub scratch: &'a Path,
+    /// What the host will call home with; none: it has no rack server to call.
+    pub secret: Option<&'a str>,
 }
 
 /// Why a disk was not imaged, and what is now true of it.
@@ -126,20 +131,66 @@ fn write(
     watcher: &dyn Watcher,
 ) -> Result<(), (Step, StepError)> {
     let at = |step| move |source| (step, source);
+    let uuids = Uuids::random().map_err(|error| (Step::Wipe, error.into()))?;
+    let mark = mark_of(job, layout, &table, target, &uuids);
     steps::run(watcher, Step::Wipe, || {
+        let old = observe_spans(target);
         target.wipe_ends()?;
-        approve::require_forgotten(target)
+        mark.as_ref().map_or(Ok(()), |mark| mark.write(target))?;
+        approve::require_forgotten(target)?;
+        old.into_iter().try_for_each(|span| Ok(wipe_span(target, span)?))
     })
     .map_err(at(Step::Wipe))?;
 
     let mut workspace =
-        steps::run(watcher, Step::Partition, || Ok(Workspace::open(target, layout, job.scratch)?))
+        steps::run(watcher, Step::Partition, || Ok(Workspace::open(target, layout, uuids, job.scratch)?))
             .map_err(at(Step::Partition))?;
     let filled = fill(job, &mut workspace, &mut table, (target, layout), watcher);
+    let root = workspace.root_uuid().to_string();
     // Whatever happened, nothing of ours may hold the disk when its ends are written.
     let closed = workspace.close();
     filled?;
-    steps::run(watcher, Step::Seal, || Ok(table.write(target, closed?)?)).map_err(at(Step::Seal))
+    steps::run(watcher, Step::Seal, || {
+        let closed = closed?;
+        let found = fs_uuid(target, layout.root)?;
+        if found.as_ref() != Some(&root) {
+            return Err(StepError::RootNotFound {
+                expected: root,
+                found: found.unwrap_or_else(|| "nothing".to_owned()),
+            });
+        }
+        Ok(table.write(target, mark.as_ref(), closed)?)
+    })
+    .map_err(at(Step::Seal))
+}
+
+/// The mark of this installation; a disk image of which many machines are made has none.
+fn mark_of(
+    job: &Job<'_>,
+    layout: &Layout,
+    table: &PreparedTable,
+    target: &Target,
+    uuids: &Uuids,
+) -> Option<BoundMark> {
+    let ImagingPlan { host, generation, order, .. } = job.plan;
+    if host.is_empty() {
+        return None;
+    }
+    let mark = DiskMark {
+        host: host.clone(),
+        generation: *generation,
+        order: order.clone(),
+        state: MarkState::Unfinished,
+        secret: job.secret.map(crate::model::machine::secret_digest).unwrap_or_default(),
+    };
+    let (root_start, root_size) = (layout.root.start, layout.root.size);
+    Some(BoundMark {
+        mark,
+        table: table.guid(target.sector())?,
+        root_start,
+        root_size,
+        root_uuid: uuids.root.to_string(),
+    })
 }
 
 /// Everything that happens inside the mounted file systems.
@@ -171,7 +222,8 @@ fn fill(
     drop(sysroot);
 
     steps::run(watcher, Step::Configure, || {
-        let files = files::render_files(plan, job.address, workspace.boot_uuid(), workspace.esp_uuid())?;
+        let mut files = files::render_files(plan, job.address, workspace.boot_uuid(), workspace.esp_uuid())?;
+        files.extend(job.secret.map(files::render_secret));
         files::write_files(&root, &files)?;
         let var = workspace.sysroot().join("ostree/deploy").join(STATEROOT).join("var");
         files::write_ssh_keys(&root, &var, &plan.ssh_keys)?;
@@ -214,6 +266,7 @@ pub(crate) mod tests_support {
         ImagingPlan {
             order: "order-1".into(),
             host: "control-1".into(),
+            generation: 0,
             disk: Disk {
                 name: "vda".into(),
                 size: 8_589_934_592,
@@ -226,8 +279,10 @@ pub(crate) mod tests_support {
                 removable: false,
                 transport: Some("virtio".into()),
                 contents: vec![],
+                mark: None,
             },
             wiped: vec![],
+            wipe: false,
             commit: "3f2a9c015d474b579c1e0a6f5f3f1b223f2a9c015d474b579c1e0a6f5f3f1b22".parse().unwrap(),
             follows: "rackstep/x86_64/host".parse().unwrap(),
             repo: "http://10.77.0.1:8080/repo".into(),

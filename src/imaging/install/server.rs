@@ -37,18 +37,19 @@ pub struct ServerError {
 #[derive(Debug, Clone)]
 pub struct RackServer {
     base: String,
+    secret: String,
     client: reqwest::blocking::Client,
 }
 
 impl RackServer {
-    /// The server at `url`, for the machine that it knows by `mac` (lower case, parts divided by '-').
-    pub fn new(url: &str, mac: &str) -> Result<Self, ServerError> {
+    /// The server at `url`, for the machine with the card `mac` (lower case, parts divided by '-') and the attempt's secret.
+    pub fn new(url: &str, mac: &str, secret: &str) -> Result<Self, ServerError> {
         let base = format!("{}/v1/machines/{mac}", url.trim_end_matches('/'));
         let client = crate::rim::tls::blocking_client()
             .timeout(EXCHANGE_TIMEOUT)
             .build()
             .map_err(|source| ServerError { url: base.clone(), attempts: 0, source })?;
-        Ok(Self { base, client })
+        Ok(Self { base, secret: secret.to_owned(), client })
     }
 
     /// Sends what was seen and gives the answer. Sending it again is harmless: it is the same machine looking the same.
@@ -60,6 +61,7 @@ impl RackServer {
             let answer = self
                 .client
                 .post(&url)
+                .bearer_auth(&self.secret)
                 .json(inventory)
                 .send()
                 .and_then(|response| response.error_for_status()?.json::<ImagingAnswer>());
@@ -77,7 +79,8 @@ impl RackServer {
     }
 
     fn tell(&self, event: &MachineEvent) -> Result<(), reqwest::Error> {
-        self.client.post(format!("{}/events", self.base)).json(event).send()?.error_for_status()?;
+        let request = self.client.post(format!("{}/events", self.base)).bearer_auth(&self.secret);
+        request.json(event).send()?.error_for_status()?;
         Ok(())
     }
 }
@@ -285,7 +288,7 @@ mod tests {
     fn inventory_in_answer_out() {
         let answer = ImagingAnswer::Refuse { reasons: vec!["not in the rack file".into()] };
         let (url, questions) = serve(vec![(200, serde_json::to_string(&answer).unwrap())]);
-        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        let server = RackServer::new(&url, "52-54-00-00-00-01", "s").unwrap();
         assert_eq!(server.ask(&inventory()).unwrap(), answer);
         let (request, body) = questions.recv().unwrap();
         assert_eq!(request, "POST /v1/machines/52-54-00-00-00-01/inventory HTTP/1.1\r\n");
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn a_wrong_request_is_not_repeated() {
         let (url, _questions) = serve(vec![(404, String::new())]);
-        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        let server = RackServer::new(&url, "52-54-00-00-00-01", "s").unwrap();
         let error = server.ask(&inventory()).unwrap_err();
         assert!(error.to_string().ends_with("/inventory what to do, 1 times"), "{error}");
     }
@@ -303,7 +306,7 @@ mod tests {
     #[test]
     fn the_last_word_is_repeated_and_comes_last() {
         let (url, questions) = serve(vec![(200, String::new()), (500, String::new()), (200, String::new())]);
-        let server = RackServer::new(&url, "52-54-00-00-00-01").unwrap();
+        let server = RackServer::new(&url, "52-54-00-00-00-01", "s").unwrap();
         let reporter = Reporter::start(server, Some("o-1".into()));
         reporter.enter(Step::Wipe);
         reporter.begin("wiping", None);
@@ -320,7 +323,7 @@ mod tests {
     fn a_dead_server_holds_nobody_up() {
         // Bound and dropped: nobody listens there.
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let server = RackServer::new(&format!("http://127.0.0.1:{port}"), "52-54-00-00-00-01").unwrap();
+        let server = RackServer::new(&format!("http://127.0.0.1:{port}"), "52-54-00-00-00-01", "s").unwrap();
         let reporter = Reporter::start(server, None);
         for step in Step::ALL {
             reporter.enter(step);

@@ -105,6 +105,14 @@ pub enum StepError {
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// What `root=UUID=` would find is not the root file system.
+    #[error("root=UUID={expected} would find {found}")]
+    RootNotFound {
+        /// The UUID that was given to it.
+        expected: String,
+        /// What is found there instead.
+        found: String,
+    },
     /// The release could not be had.
     #[error(transparent)]
     Release(#[from] ReleaseError),

@@ -8,6 +8,7 @@ use crate::rim::disk::filesystem::{FsUuid, format_ext4, format_fat, format_xfs};
 use crate::rim::disk::layout::Layout;
 use crate::rim::disk::loops::LoopDevice;
 use crate::rim::disk::mounts::Mount;
+use crate::rim::disk::signatures::wipe_span;
 use crate::rim::disk::table::Settled;
 use crate::rim::disk::target::Target;
 
@@ -22,17 +23,30 @@ pub struct Workspace {
     uuids: Uuids,
 }
 
+/// UUIDs of the file systems, chosen beforehand.
 #[derive(Debug)]
-struct Uuids {
-    esp: FsUuid,
-    boot: FsUuid,
-    root: FsUuid,
+pub struct Uuids {
+    /// The EFI system partition's.
+    pub esp: FsUuid,
+    /// That of `/boot`.
+    pub boot: FsUuid,
+    /// The root's.
+    pub root: FsUuid,
+}
+
+impl Uuids {
+    /// New ones.
+    pub fn random() -> Result<Self, DiskError> {
+        Ok(Self { esp: FsUuid::random()?, boot: FsUuid::random()?, root: FsUuid::random()? })
+    }
 }
 
 impl Workspace {
-    /// Attaches and formats the spans of `layout`, and mounts root and `/boot` below `scratch`.
-    pub fn open(target: &Target, layout: &Layout, scratch: &Path) -> Result<Self, DiskError> {
-        let uuids = Uuids { esp: FsUuid::random()?, boot: FsUuid::random()?, root: FsUuid::random()? };
+    /// Attaches, wipes and formats the spans of `layout`, and mounts root and `/boot` below `scratch`.
+    pub fn open(target: &Target, layout: &Layout, uuids: Uuids, scratch: &Path) -> Result<Self, DiskError> {
+        for span in [layout.bios, layout.esp, layout.boot, layout.root] {
+            wipe_span(target, span)?;
+        }
         let esp = LoopDevice::attach(target, layout.esp)?;
         let boot = LoopDevice::attach(target, layout.boot)?;
         let root = LoopDevice::attach(target, layout.root)?;

@@ -160,7 +160,7 @@ fn make_in(work: &Path, request: &Request<'_>, watcher: &dyn Watcher) -> Result<
     let raw = work.join(&request.plan.disk.name);
     let approved = approve_file(request.plan, &raw).map_err(DiskImageError::Approve)?;
     // Without an address: the machines have none yet.
-    let job = Job { plan: request.plan, uefi: None, address: "", scratch: request.scratch };
+    let job = Job { plan: request.plan, uefi: None, address: "", scratch: request.scratch, secret: None };
     install(&job, approved, watcher)?;
     if request.format == Format::Raw {
         return publish(&raw, &name_file(request, "", "raw"), request, None);

@@ -40,6 +40,7 @@ pub fn plan_disk_image(wish: &Wish) -> ImagingPlan {
     ImagingPlan {
         order: format!("disk-image.{}", wish.commit.short()),
         host: String::new(),
+        generation: 0,
         disk: Disk {
             name: "disk.raw".to_owned(),
             size: wish.gib * GIB,
@@ -52,8 +53,10 @@ pub fn plan_disk_image(wish: &Wish) -> ImagingPlan {
             removable: false,
             transport: None,
             contents: Vec::new(),
+            mark: None,
         },
         wiped: Vec::new(),
+        wipe: false,
         commit: wish.commit,
         follows: wish.follows.clone(),
         repo: wish.repo.clone(),

@@ -57,14 +57,23 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
         or_none("router", network.gateway.iter().map(ToString::to_string).collect()),
         or_none("dns-server", network.dns.iter().map(ToString::to_string).collect()),
     ];
-    for host in &rack.hosts {
+    for (number, host) in rack.hosts.iter().enumerate() {
         let Some(mac) = host.mac else { continue };
         let mut line = format!("dhcp-host={mac}");
+        // A name that dnsmasq would read as something else is sent as an option instead.
+        if is_word(&host.name) {
+            let _ = write!(line, ",set:host{number}");
+        }
         if let Some(own) = host.address {
             let _ = write!(line, ",{}", own.address);
         }
-        let _ = write!(line, ",{}", host.name);
+        if !is_word(&host.name) {
+            let _ = write!(line, ",{}", host.name);
+        }
         lines.push(line);
+        if is_word(&host.name) {
+            lines.push(format!("dhcp-option-force=tag:host{number},option:hostname,\"{}\"", host.name));
+        }
     }
     lines.push("# Who asks.".to_owned());
     lines.push("dhcp-match=set:ipxe,175".to_owned());
@@ -86,6 +95,14 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
         "dhcp-option-force=tag:ipxe,encap:175,176,1b".to_owned(),
     ]);
     lines.join("\n") + "\n"
+}
+
+/// What dnsmasq(8) reads in a `dhcp-host` line as a lease time (`42`, `45m`, `infinite`) or an order (`ignore`).
+fn is_word(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let number = name.strip_suffix(['s', 'm', 'h', 'd', 'w']).unwrap_or(&name);
+    ["infinite", "ignore"].contains(&name.as_str())
+        || (!number.is_empty() && number.chars().all(|c| c.is_ascii_digit()))
 }
 
 /// Where the DHCP and name server of a developer's cluster keeps its files.
@@ -182,6 +199,30 @@ dhcp-boot=tag:ipxe,http://10.77.0.1:8080/boot/ipxe?mac=${mac:hexhyp}&uuid=${uuid
 dhcp-option-force=tag:ipxe,encap:175,176,1b
 ";
         assert_eq!(render_dnsmasq(&rack, files), expected);
+    }
+
+    #[test]
+    fn names_that_are_words_are_sent_as_names() {
+        for name in ["42", "1d", "7W", "45m", "ignore", "INFINITE"] {
+            assert!(is_word(name), "{name}");
+        }
+        for name in ["db-1", "a1", "d", "1x", "42.rack", "ignored"] {
+            assert!(!is_word(name), "{name}");
+        }
+        let rack: Rack = serde_yaml_ng::from_str(
+            "name: r\nnetwork: {interface: lo, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199]}\n\
+             profiles: {p: {ref: a/b}}\n\
+             hosts:\n\
+             - {name: '1d', mac: '52:54:00:ab:00:01', profile: p, address: 10.77.0.21/24}\n\
+             - {name: '42', mac: '52:54:00:ab:00:02', profile: p}\n",
+        )
+        .unwrap();
+        let text = render_dnsmasq(&rack, Files { tftp: Path::new("/t"), leases: Path::new("/l") });
+        let expected = "dhcp-host=52:54:00:ab:00:01,set:host0,10.77.0.21\n\
+                        dhcp-option-force=tag:host0,option:hostname,\"1d\"\n\
+                        dhcp-host=52:54:00:ab:00:02,set:host1\n\
+                        dhcp-option-force=tag:host1,option:hostname,\"42\"\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -45,8 +45,11 @@ mod tests {
         .unwrap();
         let arguments = render_arguments(
             &network,
-            "52:54:00:00:00:01".parse().unwrap(),
-            "10.77.0.11/24".parse().unwrap(),
+            crate::rack::netboot::kernel::Machine {
+                mac: "52:54:00:00:00:01".parse().unwrap(),
+                address: "10.77.0.11/24".parse().unwrap(),
+                secret: "5ec2e7",
+            },
             &["console=ttyS0,115200n8".to_owned()],
         );
         let commit = "ab".repeat(32).parse().unwrap();
@@ -56,7 +59,7 @@ mod tests {
              echo rackstep: control-1 starts the installer of release ababababab\n\
              kernel http://10.77.0.1:8080/boot/abababababababababababababababababababababababababababababababab/vmlinuz \
              initrd=initramfs.img rdinit=/usr/lib/rackstep/installer-init rackstep.server=http://10.77.0.1:8080 \
-             rackstep.mac=52:54:00:00:00:01 rackstep.ip=10.77.0.11/24 rackstep.gateway=10.77.0.254 \
+             rackstep.mac=52:54:00:00:00:01 rackstep.ip=10.77.0.11/24 rackstep.secret=5ec2e7 rackstep.gateway=10.77.0.254 \
              rackstep.dns=10.77.0.253 console=ttyS0,115200n8 || goto failed\n\
              initrd --name initramfs.img http://10.77.0.1:8080/boot/abababababababababababababababababababababababababababababababab/initramfs.img || goto failed\n\
              boot\n\

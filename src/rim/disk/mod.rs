@@ -5,7 +5,8 @@
 //! 3. [`target`] reads, wipes and writes spans of one disk (or of an image file: no difference is made);
 //! 4. [`loops`] and [`mounts`] make a span usable as a block device and undo that again;
 //! 5. [`filesystem`] formats;
-//! 6. [`table`] prepares the partition table elsewhere and writes it in one go, last.
+//! 6. [`mark`] says on the disk whose installation it is, and how far it came;
+//! 7. [`table`] prepares the partition table elsewhere and writes it in one go, last.
 //!
 //! It never asks the kernel to re-read a new partition table: until the last write there is none, so that a machine
 //! that loses power half-way finds nothing to boot.
@@ -18,8 +19,10 @@ use super::command::CommandError;
 pub mod filesystem;
 pub mod layout;
 pub mod loops;
+pub mod mark;
 pub mod mounts;
 pub mod observe;
+pub mod signatures;
 pub mod table;
 pub mod target;
 

@@ -2,7 +2,8 @@
 //!
 //! 1. `lsblk` names disks and what is stacked on them; sysfs fills in serials that udev did not ask for (virtio);
 //! 2. `wipefs` without its writing options lists every signature, on the disk and on each partition;
-//! 3. a disk without a signature whose first or last MiB is not zero holds "data without a signature": it is not blank.
+//! 3. the mark of an installation of ours is read, and held against what is there;
+//! 4. a disk without a signature whose first or last MiB is not zero holds "data without a signature": it is not blank.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,9 +12,10 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use super::mark::{Found, observe_mark};
 use super::target::Target;
 use super::{DiskError, MIB};
-use crate::model::imaging::Disk;
+use crate::model::imaging::{Disk, DiskMark, MarkState};
 use crate::rim::command;
 
 /// Columns that are asked of lsblk.
@@ -63,7 +65,7 @@ struct Node {
 }
 
 #[derive(Debug, Deserialize)]
-struct Signatures {
+struct Listed {
     signatures: Vec<Signature>,
 }
 
@@ -81,23 +83,67 @@ pub fn observe_disks() -> Result<Vec<ObservedDisk>, DiskError> {
         .map_err(DiskError::command("listing the disks"))?;
     let mut found = Vec::new();
     for node in parse_listing(&text)? {
-        let mut contents = BTreeSet::new();
-        collect_contents(&node, &mut contents)?;
-        if contents.is_empty() && !ends_are_zero(&node.path)? {
-            contents.insert(format!("data without a signature on {}", node.name));
-        }
-        found.push(describe(node, contents, Path::new("/sys/block"), Path::new("/dev/disk/by-path")));
+        let mut signatures = Signatures::default();
+        collect_signatures(&node, &mut signatures)?;
+        let looked = look_further(&node.path, &node.name, signatures)?;
+        found.push(describe(node, looked, Path::new("/sys/block"), Path::new("/dev/disk/by-path")));
     }
     Ok(found)
 }
 
+/// What is on a disk or an image file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// In the words that the rack server is told.
+    pub contents: Vec<String>,
+    /// The mark of an installation of ours that is there.
+    pub mark: Option<DiskMark>,
+}
+
 /// What is on an image file, in the words that are used for disks.
-pub fn observe_file(path: &Path) -> Result<Vec<String>, DiskError> {
-    let mut contents: BTreeSet<_> = signatures_of(path, "the file")?.into_iter().collect();
-    if contents.is_empty() && !ends_are_zero(path)? {
-        contents.insert("data without a signature on the file".to_owned());
+pub fn observe_file(path: &Path) -> Result<Looked, DiskError> {
+    let mut signatures = Signatures::default();
+    signatures.add(&signatures_of(path, "the file")?, "the file");
+    look_further(path, "the file", signatures)
+}
+
+/// Signatures of a disk and of what is on it.
+#[derive(Debug, Default)]
+struct Signatures {
+    words: BTreeSet<String>,
+    /// Something else than a GPT is among them.
+    has_others: bool,
+}
+
+impl Signatures {
+    fn add(&mut self, found: &[Signature], name: &str) {
+        self.has_others |= found.iter().any(|signature| !["gpt", "PMBR"].contains(&signature.kind.as_str()));
+        // The protective MBR is a part of the GPT, which is listed as well.
+        let listed = found.iter().filter(|signature| signature.kind != "PMBR");
+        self.words.extend(listed.map(|signature| signature.words(name)));
     }
-    Ok(contents.into_iter().collect())
+}
+
+/// What no signature tells: the mark, and data without a signature.
+fn look_further(path: &Path, name: &str, signatures: Signatures) -> Result<Looked, DiskError> {
+    let Signatures { words: mut contents, has_others } = signatures;
+    let target = Target::open(path)?;
+    let mark = match observe_mark(&target, has_others)? {
+        Found::True(mark) => Some(mark),
+        Found::Stale(mark) => {
+            contents.insert(format!(
+                "the mark of {}, generation {}, whose installation is not there",
+                mark.host, mark.generation
+            ));
+            None
+        }
+        Found::Nothing => None,
+    };
+    let is_unfinished = mark.as_ref().is_some_and(|mark| mark.state == MarkState::Unfinished);
+    if contents.is_empty() && !is_unfinished && !ends_are_zero(&target)? {
+        contents.insert(format!("data without a signature on {name}"));
+    }
+    Ok(Looked { contents: contents.into_iter().collect(), mark })
 }
 
 /// The whole disks of an lsblk listing.
@@ -110,49 +156,48 @@ fn parse_listing(text: &str) -> Result<Vec<Node>, DiskError> {
     Ok(listing.blockdevices.into_iter().filter(is_disk).collect())
 }
 
-fn collect_contents(node: &Node, contents: &mut BTreeSet<String>) -> Result<(), DiskError> {
+fn collect_signatures(node: &Node, signatures: &mut Signatures) -> Result<(), DiskError> {
     // The partition's name tells an installed host of ours from somebody else's data.
     let name = match &node.partlabel {
         Some(label) => format!("{} ({label})", node.name),
         None => node.name.clone(),
     };
-    contents.extend(signatures_of(&node.path, &name)?);
-    node.children.iter().try_for_each(|child| collect_contents(child, contents))
+    signatures.add(&signatures_of(&node.path, &name)?, &name);
+    node.children.iter().try_for_each(|child| collect_signatures(child, signatures))
 }
 
-fn signatures_of(path: &Path, name: &str) -> Result<Vec<String>, DiskError> {
+fn signatures_of(path: &Path, name: &str) -> Result<Vec<Signature>, DiskError> {
     let text = command::run_text(Command::new("wipefs").arg("--json").arg(path))
         .map_err(DiskError::command(format!("looking for signatures on {name}")))?;
-    parse_signatures(&text, name)
+    parse_signatures(&text)
 }
 
-/// Signatures as wipefs lists them, in words. It prints nothing at all where it finds none.
-fn parse_signatures(text: &str, name: &str) -> Result<Vec<String>, DiskError> {
+/// Signatures as wipefs lists them. It prints nothing at all where it finds none.
+fn parse_signatures(text: &str) -> Result<Vec<Signature>, DiskError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let found: Signatures =
+    let found: Listed =
         serde_json::from_str(text).map_err(|source| DiskError::Output { program: "wipefs", source })?;
-    Ok(found
-        .signatures
-        .iter()
-        // The protective MBR is a part of the GPT, which is listed as well.
-        .filter(|signature| signature.kind != "PMBR")
-        .map(|Signature { kind, label }| match (kind.as_str(), label) {
-            ("gpt" | "dos", _) => format!("{kind} partition table on {name}"),
-            (_, Some(label)) => format!("{kind} {label:?} on {name}"),
-            (_, None) => format!("{kind} on {name}"),
-        })
-        .collect())
+    Ok(found.signatures)
 }
 
-fn ends_are_zero(path: &Path) -> Result<bool, DiskError> {
-    let target = Target::open(path)?;
+impl Signature {
+    fn words(&self, name: &str) -> String {
+        match (self.kind.as_str(), &self.label) {
+            ("gpt" | "dos", _) => format!("{} partition table on {name}", self.kind),
+            (kind, Some(label)) => format!("{kind} {label:?} on {name}"),
+            (kind, None) => format!("{kind} on {name}"),
+        }
+    }
+}
+
+fn ends_are_zero(target: &Target) -> Result<bool, DiskError> {
     let span = MIB.min(target.size());
     Ok(target.is_zero(0, span)? && target.is_zero(target.size() - span, span)?)
 }
 
-fn describe(node: Node, contents: BTreeSet<String>, sysfs: &Path, by_path: &Path) -> ObservedDisk {
+fn describe(node: Node, looked: Looked, sysfs: &Path, by_path: &Path) -> ObservedDisk {
     let mut users = Vec::new();
     collect_users(&node, &mut users);
     let attribute = |name: &str| fs::read_to_string(sysfs.join(&node.name).join(name)).ok();
@@ -167,7 +212,8 @@ fn describe(node: Node, contents: BTreeSet<String>, sysfs: &Path, by_path: &Path
         rotational: node.rota,
         removable: node.rm,
         transport: trimmed(node.tran),
-        contents: contents.into_iter().collect(),
+        contents: looked.contents,
+        mark: looked.mark,
         size: node.size,
         sector: node.sector,
         name: node.name,
@@ -240,7 +286,7 @@ mod tests {
         let disks = parse_listing(LISTING).unwrap();
         let nowhere = Path::new("/nonexistent");
         let described: Vec<_> =
-            disks.into_iter().map(|node| describe(node, BTreeSet::new(), nowhere, nowhere)).collect();
+            disks.into_iter().map(|node| describe(node, Looked::default(), nowhere, nowhere)).collect();
         assert_eq!(
             described[0].users,
             ["sda1 is mounted on /boot", "md127 (raid1) is built on sda2", "md127 is used as swap"]
@@ -262,7 +308,7 @@ mod tests {
         std::os::unix::fs::symlink("../../vda", links.join("pci-0000:00:04.0")).unwrap();
         std::os::unix::fs::symlink("../../vda1", links.join("pci-0000:00:04.0-part1")).unwrap();
         let node = parse_listing(LISTING).unwrap().pop().unwrap();
-        let disk = describe(node, BTreeSet::new(), &sysfs, &links).disk;
+        let disk = describe(node, Looked::default(), &sysfs, &links).disk;
         assert_eq!(disk.serial.as_deref(), Some("RS-0001"));
         assert_eq!(disk.by_path, ["pci-0000:00:04.0", "virtio-pci-0000:00:04.0"]);
     }
@@ -274,10 +320,11 @@ mod tests {
             {"device":"sda","offset":"0x1fe","type":"PMBR","uuid":null,"label":null},
             {"device":"sda","offset":"0x0","type":"xfs","uuid":"2","label":"root"},
             {"device":"sda","offset":"0x218","type":"LVM2_member","uuid":"3","label":null}]}"#;
-        assert_eq!(
-            parse_signatures(text, "sda").unwrap(),
-            ["gpt partition table on sda", "xfs \"root\" on sda", "LVM2_member on sda"]
-        );
-        assert!(parse_signatures("\n", "sda").unwrap().is_empty());
+        let mut signatures = Signatures::default();
+        signatures.add(&parse_signatures(text).unwrap(), "sda");
+        let words: Vec<_> = signatures.words.into_iter().collect();
+        assert_eq!(words, ["LVM2_member on sda", "gpt partition table on sda", "xfs \"root\" on sda"]);
+        assert!(signatures.has_others);
+        assert!(parse_signatures("\n").unwrap().is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! The partition table, made somewhere else and written last.
 //!
 //! sfdisk writes it to a sparse scratch file of the disk's size; the two ends of that file are kept in memory. Only
-//! [`PreparedTable::write`] puts them on the disk: the backup first, then the first MiB with the boot code in one write.
+//! [`PreparedTable::write`] puts them on the disk: the backup first, then the entries, then the first two sectors with the
+//! boot code, which make a table of it all. At every instant the disk boots whole or not at all.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::layout::{HEAD, Layout, TAIL, render_sfdisk};
 use super::loops::LoopDevice;
+use super::mark::{BoundMark, MARK_START, guid_in};
 use super::target::Target;
 use super::{DiskError, MIB};
 use crate::rim::command::{self, CommandError};
@@ -49,13 +51,27 @@ impl PreparedTable {
         self.head[..BOOT_CODE].copy_from_slice(code);
     }
 
-    /// Writes the table: from here on the disk can boot.
+    /// The table's GUID, in hexadecimal digits, for a disk with sectors of `sector` bytes.
+    pub fn guid(&self, sector: u32) -> Option<String> {
+        guid_in(&self.head, sector)
+    }
+
+    /// Writes the table: from here on the disk can boot. The mark is told last.
     ///
     /// It takes the proof that everything else is unmounted, and waits for the disk before it writes a byte.
-    pub fn write(self, target: &Target, _settled: Settled) -> Result<(), DiskError> {
+    pub fn write(
+        self,
+        target: &Target,
+        mark: Option<&BoundMark>,
+        _settled: Settled,
+    ) -> Result<(), DiskError> {
+        // The protective table with the boot code, and the header.
+        let top = 2 * target.sector() as usize;
         target.sync()?;
         target.write(target.size() - MIB, &self.tail)?;
-        target.write(0, &self.head)
+        target.write(top as u64, &self.head[top..MARK_START as usize])?;
+        target.write(0, &self.head[..top])?;
+        mark.map_or(Ok(()), |mark| mark.clone().sealed().write(target))
     }
 }
 
@@ -106,7 +122,7 @@ mod tests {
         assert!(target.is_zero(0, MIB).unwrap());
         assert!(target.is_zero(SIZE - MIB, MIB).unwrap());
         table.set_boot_code(&[0x90; BOOT_CODE]);
-        table.write(&target, Settled::from_unmounting()).unwrap();
+        table.write(&target, None, Settled::from_unmounting()).unwrap();
         command::run(Command::new("sfdisk").arg("--verify").arg(&image)).unwrap();
         let json = command::run_text(Command::new("sfdisk").arg("--json").arg(&image)).unwrap();
         let listing: serde_json::Value = serde_json::from_str(&json).unwrap();

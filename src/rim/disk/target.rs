@@ -104,13 +104,20 @@ impl Target {
         self.file.sync_all().map_err(DiskError::io("waiting for the writes to", &self.path))
     }
 
-    /// Makes the disk unbootable and blank to the eye: the first MiB goes first, then the last one.
+    /// Makes the disk unbootable and blank to the eye: the last MiB goes first, then the first one.
     ///
-    /// The last MiB holds the backup GPT, from which some firmware restores the first, and old RAID superblocks.
+    /// The last MiB holds the backup GPT, from which some firmware restores the first, and old RAID superblocks. A power cut
+    /// after it leaves the old system as it was.
     pub fn wipe_ends(&self) -> Result<(), DiskError> {
-        let zeroes = vec![0; MIB as usize];
-        self.write(0, &zeroes)?;
-        self.write(self.size - MIB, &zeroes)
+        self.wipe_ends_of(super::layout::Span { start: 0, size: self.size })
+    }
+
+    /// Writes zeros to the last MiB of a span, then to the first one.
+    pub fn wipe_ends_of(&self, span: super::layout::Span) -> Result<(), DiskError> {
+        let size = MIB.min(span.size);
+        let zeroes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        self.write(span.start + span.size - size, &zeroes)?;
+        self.write(span.start, &zeroes)
     }
 }
 
