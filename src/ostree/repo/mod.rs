@@ -26,7 +26,7 @@ use std::{fs, io};
 
 use crate::model::{ObjectKind, ObjectName};
 
-pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL};
+pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL, file_object};
 pub use dir_meta::DirMeta;
 pub use error::RepoError;
 pub use gvariant::MetaValue;
