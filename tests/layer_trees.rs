@@ -10,6 +10,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use rackstep::docker::Verdict;
+use rackstep::docker::records::{self, MountedLayer, RecordedImage, Records};
 use rackstep::formats::image::layer_image::TREE;
 use rackstep::formats::image::layer_image::sums::Sums;
 use rackstep::formats::image::{Limits, Ownership, layer};
@@ -63,6 +65,17 @@ impl Mounted {
 
     fn files(&self, tar: &[u8]) -> PathBuf {
         self.layers.files(Digest::of(tar))
+    }
+
+    /// All layers as records name them.
+    fn mounted(&self) -> BTreeMap<Digest, MountedLayer> {
+        let source = |layer: Digest| self.dir.path().join("root").join(layer.hex());
+        let named = |layer| MountedLayer { files: self.layers.files(layer), source: source(layer) };
+        self.layers.mounted().unwrap().into_iter().map(|layer| (layer, named(layer))).collect()
+    }
+
+    fn records(&self, data_root: &Path) -> Records {
+        Records::new(data_root, self.dir.path().join("layers"))
     }
 
     fn sums(&self, tar: &[u8]) -> Sums {
@@ -222,4 +235,196 @@ fn the_corpus_as_docker_unpacks_it() {
     }
     println!("{compared} layers compared");
     assert!(compared >= 12);
+}
+
+/// Layers on top of each other: what is below deleted, made opaque, replaced by another kind, reached through links.
+fn stack() -> Vec<Vec<u8>> {
+    let base = pack(|tar| {
+        for path in
+            ["keep/a", "gone/b", "hidden/c", "hidden/d/e", "was-directory/f", "etc/shared", "deep/er/g"]
+        {
+            file(tar, path, path.as_bytes());
+        }
+        file(tar, "was-file", b"file");
+        link(tar, tar::EntryType::Symlink, "lib", "usr/lib");
+        file(tar, "usr/lib/one", b"one");
+        link(tar, tar::EntryType::Link, "usr/lib/again", "usr/lib/one");
+    });
+    let middle = pack(|tar| {
+        file(tar, "gone/.wh.b", b"");
+        file(tar, "hidden/.wh..wh..opq", b"");
+        file(tar, "hidden/new", b"new");
+        // Nothing is left below that this could delete.
+        file(tar, "hidden/.wh.c", b"");
+        file(tar, "was-directory", b"file now");
+        file(tar, "was-file/inside", b"directory now");
+        file(tar, "deep/er/.wh.g", b"");
+        // Through the link of its own layer.
+        file(tar, "usr/lib/three", b"three");
+        link(tar, tar::EntryType::Symlink, "lib64", "usr/lib");
+        file(tar, "lib64/two", b"two");
+    });
+    let top = pack(|tar| {
+        file(tar, ".wh.was-file", b"");
+        file(tar, "gone/b", b"back again");
+        file(tar, ".wh..wh..opq", b"");
+        file(tar, "etc/.wh.shared", b"");
+        file(tar, "top", b"top");
+    });
+    vec![base, middle, top]
+}
+
+fn pack(fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    fill(&mut tar);
+    tar.into_inner().unwrap()
+}
+
+fn file(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o640);
+    header.set_uid(12);
+    header.set_gid(34);
+    header.set_mtime(1_600_000_000);
+    tar.append_data(&mut header, path, bytes).unwrap();
+}
+
+fn link(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, path: &str, target: &str) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_entry_type(kind);
+    header.set_mode(0o640);
+    header.set_uid(12);
+    header.set_gid(34);
+    header.set_mtime(1_600_000_001);
+    tar.append_link(&mut header, path, target).unwrap();
+}
+
+/// What a container of the image sees.
+fn exported(daemon: &dockerd::Dockerd, image: Digest) -> BTreeMap<Vec<u8>, Seen> {
+    let container = daemon.client(&["create", &image.to_string(), "/nothing"]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive.tar");
+    daemon.client(&["export", "-o", archive.to_str().unwrap(), &container]).unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    corpus::run(std::process::Command::new("tar").arg("-C").arg(&root).arg("-xpf").arg(&archive));
+    daemon.client(&["rm", &container]).unwrap();
+    let mut seen = look(&root);
+    // Docker and directories without an entry of their own have the time of the day.
+    for told in seen.values_mut().filter(|told| told.mtime.0 > 1_600_000_001) {
+        told.mtime = (0, 0);
+    }
+    seen
+}
+
+/// Runs records and Docker on the data root of a daemon that is stopped.
+struct Recording {
+    mounted: Mounted,
+    image: PinnedImage,
+    config: Vec<u8>,
+}
+
+impl Recording {
+    fn record(&self, data_root: &Path, mounted: &BTreeMap<Digest, MountedLayer>) -> records::Recorded {
+        let image = RecordedImage {
+            image: self.image.clone(),
+            config: self.config.clone(),
+            tags: vec![rackstep::docker::tag_of("stack", self.image.config)],
+        };
+        self.mounted.records(data_root).write(&[image], mounted).unwrap()
+    }
+}
+
+#[test]
+fn docker_takes_records_of_mounted_layers() {
+    let layers = stack();
+    let mut images = tiny_image::TinyImages::default();
+    let image = images.add("stack", &layers, &[]);
+    let config = images.config(&image);
+    let mounted = Mounted::new(&layers.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let at = Recording { mounted, image: image.clone(), config };
+
+    let mut loaded = dockerd::Dockerd::start();
+    load(&loaded, &images, &image).unwrap();
+    let expected = exported(&loaded, image.config);
+    assert!(expected.len() > 12, "{:?}", expected.keys());
+
+    let mut daemon = dockerd::Dockerd::start();
+    let root = daemon.data_root();
+    // While it runs nothing is written.
+    let refused = at.mounted.records(&root).write(&[], &BTreeMap::new()).unwrap_err();
+    assert!(refused.to_string().contains("stop it first"), "{refused}");
+    // An image of somebody else.
+    let mut others = tiny_image::TinyImages::default();
+    let other = others.add("other", &[layers[0].clone(), tiny_image::layer(&[("own", b"own")])], &[]);
+    load(&daemon, &others, &other).unwrap();
+    daemon.client(&["tag", &other.config.to_string(), "mine:1"]).unwrap();
+    daemon.stop();
+
+    let began = std::time::Instant::now();
+    let recorded = at.record(&root, &at.mounted.mounted());
+    println!("{recorded:?} in {:?}", began.elapsed());
+    // The base is there already, by somebody else.
+    assert_eq!((recorded.images.as_slice(), recorded.written), ([image.config].as_slice(), 2));
+    assert_eq!(at.record(&root, &at.mounted.mounted()).written, 0, "a second time");
+    daemon.run();
+    let id = image.config.to_string();
+    assert_eq!(daemon.client(&["image", "inspect", "--format", "{{.Id}}", &id]).unwrap(), id);
+    compare("export", &exported(&daemon, image.config), &expected);
+    assert_eq!(daemon.connect().verify(&image).unwrap(), Verdict::Good);
+    daemon.client(&["system", "df"]).unwrap();
+    // What `save` gives is loaded by another.
+    let saved = tempfile::NamedTempFile::new().unwrap();
+    daemon.client(&["save", "-o", saved.path().to_str().unwrap(), &id]).unwrap();
+    let third = dockerd::Dockerd::start();
+    third.client(&["load", "-i", saved.path().to_str().unwrap()]).unwrap();
+    compare("save", &exported(&third, image.config), &expected);
+    drop(third);
+
+    // Somebody prunes: the records come back, theirs stay away.
+    let container = daemon.client(&["create", "mine:1", "/nothing"]).unwrap();
+    daemon.client(&["image", "prune", "-af"]).unwrap();
+    assert!(daemon.client(&["image", "inspect", &id]).is_err());
+    daemon.stop();
+    let recorded = at.record(&root, &at.mounted.mounted());
+    assert_eq!((recorded.written, recorded.dropped), (2, 0));
+    // One record of each kind is damaged, then all are gone.
+    let ours = at.mounted.records(&root).ours().unwrap();
+    let top = *ours.iter().find(|chain| **chain == *image.chains().last().unwrap()).unwrap();
+    let layerdb = root.join("image/overlay2/layerdb/sha256").join(top.hex());
+    let cache = root.join("overlay2").join(fs::read_to_string(layerdb.join("cache-id")).unwrap());
+    for broken in
+        [layerdb.join("tar-split.json.gz"), layerdb.join("diff"), cache.join("lower"), cache.join("link")]
+    {
+        fs::write(&broken, "").unwrap();
+        assert_eq!(at.record(&root, &at.mounted.mounted()).written, 1, "{}", broken.display());
+    }
+    fs::remove_file(cache.join("diff")).unwrap();
+    fs::create_dir(cache.join("diff")).unwrap();
+    fs::remove_dir(cache.join("diff")).unwrap();
+    assert_eq!(at.record(&root, &at.mounted.mounted()).written, 1);
+    fs::write(root.join("image/overlay2/imagedb/content/sha256").join(image.config.hex()), "{}").unwrap();
+    at.record(&root, &at.mounted.mounted());
+    daemon.run();
+    compare("again", &exported(&daemon, image.config), &expected);
+    assert!(daemon.client(&["start", &container]).is_err(), "nothing in it can run");
+    assert_eq!(
+        daemon.client(&["inspect", "--format", "{{.Image}}", &container]).unwrap(),
+        other.config.to_string()
+    );
+    daemon.stop();
+
+    // A layer that is not mounted: no record of the image at all.
+    let mut less = at.mounted.mounted();
+    let lost = image.layers[2].diff_id;
+    less.remove(&lost);
+    let recorded = at.record(&root, &less);
+    assert_eq!(recorded.incomplete, [(image.config, lost)]);
+    assert_eq!((recorded.images.len(), recorded.dropped), (0, 2));
+    daemon.run();
+    assert!(daemon.client(&["image", "inspect", &id]).is_err());
+    assert!(daemon.client(&["image", "inspect", &other.config.to_string()]).is_ok());
+    loaded.stop();
 }

@@ -21,6 +21,9 @@ pub struct HostArguments {
     /// Where Docker listens [default: unix:///var/run/docker.sock].
     #[arg(long, value_name = "URL", env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
+    /// Docker's data root, for what is written while Docker is stopped.
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/docker", env = "RACKSTEP_DOCKER_ROOT")]
+    pub docker_root: PathBuf,
     /// The host's configuration [default: etc/rackstep/host.json of the booted or first deployment].
     #[arg(long, value_name = "FILE")]
     pub host_config: Option<PathBuf>,

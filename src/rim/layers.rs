@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -119,6 +120,9 @@ impl Layers {
     /// Mounts what is not mounted yet, on all cores. Each layer by itself: what is wrong with one keeps no other away.
     pub fn mount(&self, wanted: &[Source]) -> Result<Vec<(Digest, Result<(), LayersError>)>, LayersError> {
         fs::create_dir_all(&self.dir).map_err(io_error("making", &self.dir))?;
+        // Programs of a layer may be set-id: no user may reach them here.
+        let only_root = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&self.dir, only_root).map_err(io_error("closing", &self.dir))?;
         let there = self.mounted()?;
         let missing: Vec<&Source> = wanted.iter().filter(|source| !there.contains(&source.layer)).collect();
         Ok(missing.par_iter().map(|source| (source.layer, self.mount_one(source))).collect())
