@@ -6,11 +6,14 @@ use clap::Args;
 
 use super::{Failure, Kind};
 use crate::docker::{Docker, VerifyError};
+use crate::host::places::Places;
 use crate::host::upgrade::UpgradeError;
 use crate::model::deployment::name_release;
 use crate::model::host::HOST_CONFIG;
 use crate::model::{Deployment, HostConfig};
+use crate::ostree::repo::ReleaseError;
 use crate::ostree::sysroot::Sysroot;
+use crate::rim::layers::Layers;
 
 /// Which host a verb is about.
 #[derive(Debug, Clone, Args)]
@@ -71,6 +74,12 @@ impl HostArguments {
         Ok(sysroot)
     }
 
+    /// Layers of container images that are mounted.
+    pub fn layers(&self, sysroot: &Sysroot) -> Layers {
+        let root = if sysroot.is_booted() { Path::new("/") } else { self.sysroot.as_path() };
+        Layers::new(Places::below(root).layers(), &sysroot.repo_path())
+    }
+
     /// Connects to Docker.
     pub fn connect_docker(&self) -> Result<Docker, Failure> {
         Docker::connect(self.docker_host.as_deref()).map_err(|error| {
@@ -104,10 +113,13 @@ impl HostArguments {
 pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
     let kind = if error.is_refusal() { Kind::Refused } else { Kind::Failed };
     let disk_full = error.is_disk_full();
-    let damaged = matches!(&error, UpgradeError::Verify(VerifyError::Bad { .. }));
+    let damaged = matches!(
+        &error,
+        UpgradeError::Verify(VerifyError::Bad { .. }) | UpgradeError::Release(ReleaseError::Bad { .. })
+    );
     let failure = Failure::new(kind, error, state_line(sysroot));
     if damaged {
-        return failure.hint("`rackstep verify --repair` mends images out of the deployments' own files");
+        return failure.hint("`rackstep verify --repair` mends objects and images out of the deployments' own files, or the repo");
     }
     if disk_full {
         failure.hint("make room on that disk; the same command then goes on from here")

@@ -8,11 +8,11 @@
 //! Docker out of the release's files, as it does for releases without trees.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::docker::records::{MountedLayer, RecordError, Recorded, RecordedImage, Records};
 use crate::docker::tag_of;
-use crate::formats::image::layer_image::{SUMS, TREE};
+use crate::formats::image::layer_image::TREE;
 use crate::formats::image::store::{ImageStore, StoreError};
 use crate::model::pins::PinsError;
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, RELEASE_DIR, ReleasePins};
@@ -96,17 +96,6 @@ pub struct RecordsDone {
     pub without_trees: usize,
 }
 
-/// True when every layer that the release pins can be mounted.
-pub fn has_trees(files: &Path, pins: &ReleasePins) -> bool {
-    let store = ImageStore::new(files.join("images"));
-    let mut layers = pins.images().flat_map(|(_, image)| &image.layers);
-    layers.all(|layer| is_mountable(&store.layer_dir(layer.diff_id)))
-}
-
-fn is_mountable(layer: &Path) -> bool {
-    layer.join(TREE).is_file() && layer.join(SUMS).is_file()
-}
-
 /// Mounts layers and writes records; of `releases`, the first one's images get their tags last, and so win.
 pub fn write_records(releases: &[CheckedOut], places: &RecordPlaces) -> Result<RecordsDone, RecordsError> {
     let repo = Repo::open(&places.repo)?;
@@ -117,12 +106,11 @@ pub fn write_records(releases: &[CheckedOut], places: &RecordPlaces) -> Result<R
         let Some(pins) = read_pins(release)? else { continue };
         let store = ImageStore::new(release.files.join("images"));
         for (name, image) in pins.images() {
-            let layers = image.layers.iter().map(|layer| (layer.diff_id, store.layer_dir(layer.diff_id)));
-            let layers: Vec<(Digest, PathBuf)> = layers.collect();
-            if !layers.iter().all(|(_, dir)| is_mountable(dir)) {
+            if !store.has_trees(image) {
                 done.without_trees += 1;
                 continue;
             }
+            let layers = image.layers.iter().map(|layer| (layer.diff_id, store.layer_dir(layer.diff_id)));
             sources.extend(layers);
             let config = store.image(&image.config)?.config;
             let recorded = images.entry(image.config).or_insert_with(|| RecordedImage {

@@ -86,6 +86,11 @@ impl Layers {
         Self { dir: dir.into(), objects: repo.join("objects") }
     }
 
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where a layer is mounted.
     pub fn place(&self, layer: Digest) -> PathBuf {
         self.dir.join(layer.hex())
