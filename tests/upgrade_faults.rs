@@ -69,6 +69,9 @@ fn untouched(host: &ScratchHost, act: impl FnOnce()) {
     assert_eq!(changed, [""; 0]);
 }
 
+/// Where no daemon listens.
+const NOWHERE: &str = "unix:///nowhere/docker.sock";
+
 #[test]
 fn upgrade_and_rollback() {
     let (releases, server, one, host) = world(&Recipe::version(1));
@@ -130,7 +133,10 @@ fn upgrade_and_rollback() {
     assert_eq!(json["deployments"][1]["images"][1]["present"], false);
     untouched(&host, || {
         let dry = host.run("rollback", &["--dry-run"]);
-        assert!(dry.succeeded().stdout.starts_with("back to the previous release\n  1. import"), "{dry}");
+        assert!(
+            dry.succeeded().stdout.starts_with("back to the previous release\n  1. bring images"),
+            "{dry}"
+        );
     });
     let back = host.run("rollback", &["--json"]);
     let json = back.succeeded().json();
@@ -315,19 +321,27 @@ fn releases_that_are_refused() {
     });
     server.set(Faults::default());
     untouched(&host, || {
-        let nowhere = "unix:///nowhere/docker.sock";
-        for verb in [["upgrade", "1.0.0"], ["verify", "--repair"]] {
-            host.run_with_docker(nowhere, verb[0], &verb[1..]).failed_with(
-                1,
-                &["connecting to docker at unix:///nowhere", "hint: does the daemon run?", "nothing changed"],
-            );
-        }
+        host.run_with_docker(NOWHERE, "verify", &["--repair"]).failed_with(
+            1,
+            &["connecting to docker at unix:///nowhere", "hint: does the daemon run?", "nothing changed"],
+        );
     });
+    // Whether a release needs Docker shows only when it is here; then the next boot is as it was.
+    let entries = host.entries();
+    host.run_with_docker(NOWHERE, "upgrade", &["1.0.0"]).failed_with(
+        1,
+        &[
+            "connecting to docker at unix:///nowhere",
+            "hint: does the daemon run?",
+            "next boot: release 2.0.0",
+        ],
+    );
+    assert_eq!(host.entries(), entries);
     host.run("upgrade", &["--commit", "1.0.0"]).succeeded();
     host.assert_bootable(&[one.commit, two.commit]);
     untouched(&host, || {
-        let down = host.run_with_docker("unix:///nowhere/docker.sock", "rollback", &[]);
-        down.failed_with(1, &["hint: does the daemon run?", "state: nothing changed"]);
+        let down = host.run_with_docker(NOWHERE, "rollback", &[]);
+        down.failed_with(1, &["hint: does the daemon run?", "state: next boot: release 1.0.0"]);
     });
 }
 

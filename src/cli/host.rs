@@ -53,6 +53,8 @@ impl PlanArguments {
     }
 }
 
+const DOCKER_HINT: &str = "does the daemon run? `systemctl status docker` tells; --docker-host names another";
+
 /// What every failure says of the host when nothing was changed.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 
@@ -82,10 +84,8 @@ impl HostArguments {
 
     /// Connects to Docker.
     pub fn connect_docker(&self) -> Result<Docker, Failure> {
-        Docker::connect(self.docker_host.as_deref()).map_err(|error| {
-            Failure::new(Kind::Failed, error, NOTHING_CHANGED)
-                .hint("does the daemon run? `systemctl status docker` tells; --docker-host names another")
-        })
+        Docker::connect(self.docker_host.as_deref())
+            .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(DOCKER_HINT))
     }
 
     /// Where the host's configuration is expected.
@@ -117,7 +117,11 @@ pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
         &error,
         UpgradeError::Verify(VerifyError::Bad { .. }) | UpgradeError::Release(ReleaseError::Bad { .. })
     );
+    let no_docker = matches!(&error, UpgradeError::Docker(_));
     let failure = Failure::new(kind, error, state_line(sysroot));
+    if no_docker {
+        return failure.hint(DOCKER_HINT);
+    }
     if damaged {
         return failure.hint("`rackstep verify --repair` mends objects and images out of the deployments' own files, or the repo");
     }
