@@ -39,6 +39,9 @@ const MOUNTS: &str = "image/overlay2/layerdb/mounts";
 const CONFIGS: &str = "image/overlay2/imagedb/content/sha256";
 const METADATA: &str = "image/overlay2/imagedb/metadata/sha256";
 const DRIVER: &str = "overlay2";
+const TAR_SPLIT: &str = "tar-split.json.gz";
+/// Beside a layer's `diff`: the digest of its [`TAR_SPLIT`] as this program makes it. Another form takes another name.
+const MARK: &str = "rackstep-tar-split-1";
 
 /// Why Docker's records are not as they should be.
 #[derive(Debug, thiserror::Error)]
@@ -307,18 +310,24 @@ impl Records {
         chain: Digest,
         record: &LayerRecord,
     ) -> Result<Vec<(PathBuf, PathBuf)>, RecordError> {
-        let content = self.layer_files(record)?;
         let driver = self.root.join(DRIVER).join(&record.known.cache);
+        let layer = self.layer(chain);
+        let mut content = record.layer_files(tar_split::size(&record.mounted.source)?);
+        let mut driver_files = record.driver_files();
         let diff = fs::read_link(driver.join("diff"));
         let good = diff.is_ok_and(|target| target == record.mounted.files)
-            && same(&driver, &record.driver_files())
-            && same(&self.layer(chain), &content);
+            && same(&driver, &driver_files)
+            && same(&layer, &content)
+            && is_as_marked(&layer.join(TAR_SPLIT), &driver.join(MARK));
         if good {
             return Ok(Vec::new());
         }
+        let tar_split = tar_split::render(&record.mounted.source)?;
+        driver_files.insert(MARK, Digest::of(&tar_split).hex().into_bytes());
+        content.insert(TAR_SPLIT, tar_split);
         let work = self.root.join(WORK);
         let new_driver = work.join(&record.known.cache);
-        files::make_directory(&new_driver, 0o710, &record.driver_files())?;
+        files::make_directory(&new_driver, 0o710, &driver_files)?;
         if record.parent.is_some() {
             files::ensure_directory(&new_driver.join("work"), 0o700)?;
         }
@@ -326,21 +335,7 @@ impl Records {
         let new_layer = work.join(chain.hex());
         files::make_directory(&new_layer, 0o755, &content)?;
         // The layer's record comes last: it is what names the other.
-        Ok(vec![(new_driver, driver), (new_layer, self.layer(chain))])
-    }
-
-    fn layer_files(&self, record: &LayerRecord) -> Result<BTreeMap<&'static str, Vec<u8>>, RecordError> {
-        let (size, tar_split) = tar_split::render(&record.mounted.source)?;
-        let mut content = BTreeMap::from([
-            ("diff", record.diff_id.to_string().into_bytes()),
-            ("size", size.to_string().into_bytes()),
-            ("cache-id", record.known.cache.clone().into_bytes()),
-            ("tar-split.json.gz", tar_split),
-        ]);
-        if let Some(parent) = record.parent {
-            content.insert("parent", parent.to_string().into_bytes());
-        }
-        Ok(content)
+        Ok(vec![(new_driver, driver), (new_layer, layer)])
     }
 
     fn write_config(&self, image: &RecordedImage) -> Result<(), RecordError> {
@@ -458,6 +453,18 @@ struct LayerRecord {
 }
 
 impl LayerRecord {
+    fn layer_files(&self, size: u64) -> BTreeMap<&'static str, Vec<u8>> {
+        let mut content = BTreeMap::from([
+            ("diff", self.diff_id.to_string().into_bytes()),
+            ("size", size.to_string().into_bytes()),
+            ("cache-id", self.known.cache.clone().into_bytes()),
+        ]);
+        if let Some(parent) = self.parent {
+            content.insert("parent", parent.to_string().into_bytes());
+        }
+        content
+    }
+
     fn driver_files(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let mut content =
             BTreeMap::from([("link", self.known.link.clone().into_bytes()), ("committed", Vec::new())]);
@@ -468,8 +475,8 @@ impl LayerRecord {
     }
 }
 
-/// Whether this is a data root of a Docker that keeps its images as these records do.
-pub fn is_classic(data_root: &Path) -> bool {
-    let image = data_root.join("image");
-    !image.exists() || image.join("overlay2").is_dir()
+/// Whether a file has the digest that stands in another: making it anew at every boot would take longer than all the rest.
+fn is_as_marked(file: &Path, mark: &Path) -> bool {
+    let digest = fs::read(file).map(|bytes| Digest::of(&bytes).hex());
+    matches!((digest, fs::read_to_string(mark)), (Ok(digest), Ok(mark)) if digest == mark)
 }

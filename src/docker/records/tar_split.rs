@@ -40,12 +40,21 @@ struct Line<'a> {
     position: u64,
 }
 
-/// The layer's size as Docker tells it, and the file.
-pub(super) fn render(layer: &Path) -> Result<(u64, Vec<u8>), RecordError> {
-    let sums_path = layer.join(SUMS);
-    let bytes = fs::read(&sums_path).map_err(io_error("reading", &sums_path))?;
-    let misfit = || RecordError::Sums { path: sums_path.clone() };
-    let sums = Sums::parse(&bytes).ok_or_else(misfit)?;
+/// The layer's size as Docker tells it.
+pub(super) fn size(layer: &Path) -> Result<u64, RecordError> {
+    Ok(read_sums(layer)?.size)
+}
+
+fn read_sums(layer: &Path) -> Result<Sums, RecordError> {
+    let path = layer.join(SUMS);
+    let bytes = fs::read(&path).map_err(io_error("reading", &path))?;
+    Sums::parse(&bytes).ok_or(RecordError::Sums { path })
+}
+
+/// The file.
+pub(super) fn render(layer: &Path) -> Result<Vec<u8>, RecordError> {
+    let sums = read_sums(layer)?;
+    let misfit = || RecordError::Sums { path: layer.join(SUMS) };
     let path = layer.join(SKELETON);
     let open = || File::open(&path).map(BufReader::new).map_err(io_error("reading", &path));
     let broken = |source| RecordError::Skeleton { path: path.clone(), source };
@@ -69,7 +78,7 @@ pub(super) fn render(layer: &Path) -> Result<(u64, Vec<u8>), RecordError> {
         };
         written.map_err(io_error("compressing", &path))?;
     }
-    Ok((sums.size, lines.finish().map_err(io_error("compressing", &path))?))
+    lines.finish().map_err(io_error("compressing", &path))
 }
 
 /// Names of all entries with content, as the tar spells them.
