@@ -73,6 +73,9 @@ pub struct Source {
     pub tree: PathBuf,
 }
 
+/// A layer, and whether it is mounted now.
+pub type Attempt = (Digest, Result<(), LayersError>);
+
 /// The directory of mounted layers.
 #[derive(Debug, Clone)]
 pub struct Layers {
@@ -123,7 +126,7 @@ impl Layers {
     }
 
     /// Mounts what is not mounted yet, on all cores. Each layer by itself: what is wrong with one keeps no other away.
-    pub fn mount(&self, wanted: &[Source]) -> Result<Vec<(Digest, Result<(), LayersError>)>, LayersError> {
+    pub fn mount(&self, wanted: &[Source]) -> Result<Vec<Attempt>, LayersError> {
         fs::create_dir_all(&self.dir).map_err(io_error("making", &self.dir))?;
         // Programs of a layer may be set-id: no user may reach them here.
         let only_root = fs::Permissions::from_mode(0o700);
