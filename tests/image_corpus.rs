@@ -48,8 +48,11 @@ fn layers_of_real_tar_writers() {
     let layers = corpus::layers(&tree);
     for (name, tar) in &layers {
         let split = round_trip(name, tar);
-        // Formats that cannot hold all names got what they can hold.
-        assert!(split.files >= 2, "{name}: {split:?}");
+        // Other formats cannot hold all names, and got what they can hold.
+        let holds_all = ["tar --format=gnu", "tar --format=oldgnu", "tar --format=pax"];
+        if holds_all.iter().any(|start| name.starts_with(start)) {
+            assert!(split.files >= 8, "{name}: {split:?}");
+        }
     }
     println!("{} layers by real writers", layers.len());
 }
