@@ -69,6 +69,9 @@ fn untouched(host: &ScratchHost, act: impl FnOnce()) {
     assert_eq!(changed, [""; 0]);
 }
 
+/// Where no daemon listens.
+const NOWHERE: &str = "unix:///nowhere/docker.sock";
+
 #[test]
 fn upgrade_and_rollback() {
     let (releases, server, one, host) = world(&Recipe::version(1));
@@ -86,7 +89,7 @@ fn upgrade_and_rollback() {
     untouched(&host, || {
         let dry = host.run("upgrade", &["--dry-run", "--commit"]);
         let expected = format!(
-            "a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. import the missing container images of {short}\n  4. verify every pinned container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
+            "a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. bring images that cannot be mounted to docker, of {short}\n  4. verify every object and container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
             url = server.url(),
         );
         assert_eq!(dry.succeeded().stdout, expected);
@@ -130,7 +133,10 @@ fn upgrade_and_rollback() {
     assert_eq!(json["deployments"][1]["images"][1]["present"], false);
     untouched(&host, || {
         let dry = host.run("rollback", &["--dry-run"]);
-        assert!(dry.succeeded().stdout.starts_with("back to the previous release\n  1. import"), "{dry}");
+        assert!(
+            dry.succeeded().stdout.starts_with("back to the previous release\n  1. bring images"),
+            "{dry}"
+        );
     });
     let back = host.run("rollback", &["--json"]);
     let json = back.succeeded().json();
@@ -315,19 +321,27 @@ fn releases_that_are_refused() {
     });
     server.set(Faults::default());
     untouched(&host, || {
-        let nowhere = "unix:///nowhere/docker.sock";
-        for verb in [["upgrade", "1.0.0"], ["verify", "--repair"]] {
-            host.run_with_docker(nowhere, verb[0], &verb[1..]).failed_with(
-                1,
-                &["connecting to docker at unix:///nowhere", "hint: does the daemon run?", "nothing changed"],
-            );
-        }
+        host.run_with_docker(NOWHERE, "verify", &["--repair"]).failed_with(
+            1,
+            &["connecting to docker at unix:///nowhere", "hint: does the daemon run?", "nothing changed"],
+        );
     });
+    // Whether a release needs Docker shows only when it is here; then the next boot is as it was.
+    let entries = host.entries();
+    host.run_with_docker(NOWHERE, "upgrade", &["1.0.0"]).failed_with(
+        1,
+        &[
+            "connecting to docker at unix:///nowhere",
+            "hint: does the daemon run?",
+            "next boot: release 2.0.0",
+        ],
+    );
+    assert_eq!(host.entries(), entries);
     host.run("upgrade", &["--commit", "1.0.0"]).succeeded();
     host.assert_bootable(&[one.commit, two.commit]);
     untouched(&host, || {
-        let down = host.run_with_docker("unix:///nowhere/docker.sock", "rollback", &[]);
-        down.failed_with(1, &["hint: does the daemon run?", "state: nothing changed"]);
+        let down = host.run_with_docker(NOWHERE, "rollback", &[]);
+        down.failed_with(1, &["hint: does the daemon run?", "state: next boot: release 1.0.0"]);
     });
 }
 

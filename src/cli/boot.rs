@@ -9,23 +9,30 @@ use super::host::HostArguments;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_line};
 use crate::docker::Docker;
+use crate::docker::records::Recorded;
 use crate::formats::image::store::ImageStore;
 use crate::host::boot::{Booted, Release, boot, boot_phases, observe_services};
 use crate::host::call_home::call_home;
 use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
+use crate::host::records::{CheckedOut, RecordPlaces, write_records};
 use crate::model::deployment::Role;
 use crate::model::imaging::{BootedReport, SECRET_NAME};
 use crate::model::{Deployment, HostConfig};
+use crate::ostree::sysroot::Sysroot;
 
 /// Bring up the services of the booted release: images, secrets, configuration, pods.
 ///
-/// Run by rackstep-boot.service before kubelet and, with --phases, by rackstep-phases.service beside it; may be repeated.
+/// Run by rackstep-boot.service before kubelet, with --records by rackstep-records.service before Docker and with --phases
+/// by rackstep-phases.service beside kubelet; may be repeated.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Run the phases that are due and start the pods that wait for them; kubelet must be running.
     #[arg(long)]
     phases: bool,
+    /// Mount the layers of the container images and write Docker's records of them; Docker must be stopped.
+    #[arg(long, conflicts_with = "phases")]
+    records: bool,
     #[command(flatten)]
     host: HostArguments,
 }
@@ -46,6 +53,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         places.host_config.clone_from(path);
     }
     let commit = deployment.id.commit;
+    if arguments.records {
+        return record(host, &sysroot, &deployments, deployment, &places);
+    }
     let release = Release::read(&places.release, commit).map_err(|error| failed(error.into()))?;
     let docker = host.connect_docker()?;
     let progress = Terminal::default();
@@ -65,6 +75,49 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         })?;
         print_boot(&name, &booted);
     }
+    Ok(())
+}
+
+/// Mounts and records, for all deployments: the booted one's names come last, and so count.
+fn record(
+    host: &HostArguments,
+    sysroot: &Sysroot,
+    deployments: &[Deployment],
+    booted: &Deployment,
+    places: &Places,
+) -> Result<(), Failure> {
+    let places = RecordPlaces {
+        repo: sysroot.repo_path(),
+        layers: places.layers(),
+        docker_root: host.docker_root.clone(),
+    };
+    let ours = deployments.iter().filter(|deployment| deployment.id != booted.id).chain([booted]);
+    let releases: Vec<CheckedOut> = ours
+        .map(|deployment| CheckedOut { commit: deployment.id.commit, files: sysroot.release_dir(deployment) })
+        .collect();
+    let began = Instant::now();
+    let done = write_records(&releases, &places).map_err(|error| {
+        let state = "docker has the images that it had; what is missing is imported when the services start";
+        Failure::new(Kind::Failed, error, state)
+    })?;
+    for (layer, error) in &done.failed {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        tracing::warn!(%layer, "{error}{cause}");
+    }
+    let Recorded { images, incomplete, written, dropped } = &done.recorded;
+    print_line(&format!("layers: {} mounted now, {} not", done.mounted, done.failed.len()));
+    print_line(&format!(
+        "images: {} in docker's records, {} lack a layer, {} made without trees",
+        images.len(),
+        incomplete.len(),
+        done.without_trees
+    ));
+    print_line(&format!("records of layers: {written} written, {dropped} dropped"));
+    print_line(&format!(
+        "state: {} images need no import ({:.3} s)",
+        images.len(),
+        began.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 

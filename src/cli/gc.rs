@@ -57,13 +57,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = plan_reap(&found);
     let mut reaped = gc::Reaped::default();
     if !arguments.plan.dry_run {
-        reaped = gc::run(&sysroot, &docker, &plan).map_err(|error| {
-            let state = "every deployment and its images are as they were; more may be left to remove";
-            Failure::new(Kind::Failed, error, state)
-        })?;
+        reaped =
+            gc::run(&sysroot, &docker, &arguments.plan.host.layers(&sysroot), &plan).map_err(|error| {
+                let state = "every deployment and its images are as they were; more may be left to remove";
+                Failure::new(Kind::Failed, error, state)
+            })?;
     }
     if arguments.plan.json {
-        let gc::Reaped { images, in_use, freed } = &reaped;
+        let gc::Reaped { images, in_use, freed, .. } = &reaped;
         let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed };
         return print_json(&answer);
     }
@@ -73,6 +74,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     for image in &reaped.in_use {
         print_line(&format!("container image {} stays: a container uses it", &image.hex()[..12]));
+    }
+    for commit in &reaped.kept {
+        print_line(&format!("release {} stays: docker still has layers of it", commit.short()));
+    }
+    if reaped.unmounted > 0 {
+        print_line(&format!("{} layers unmounted", reaped.unmounted));
     }
     let (images, freed) = (reaped.images.len(), reaped.freed);
     print_line(&if arguments.plan.dry_run {

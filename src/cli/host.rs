@@ -6,11 +6,14 @@ use clap::Args;
 
 use super::{Failure, Kind};
 use crate::docker::{Docker, VerifyError};
+use crate::host::places::Places;
 use crate::host::upgrade::UpgradeError;
 use crate::model::deployment::name_release;
 use crate::model::host::HOST_CONFIG;
 use crate::model::{Deployment, HostConfig};
+use crate::ostree::repo::ReleaseError;
 use crate::ostree::sysroot::Sysroot;
+use crate::rim::layers::Layers;
 
 /// Which host a verb is about.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +24,9 @@ pub struct HostArguments {
     /// Where Docker listens [default: unix:///var/run/docker.sock].
     #[arg(long, value_name = "URL", env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
+    /// Docker's data root, for what is written while Docker is stopped.
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/docker", env = "RACKSTEP_DOCKER_ROOT")]
+    pub docker_root: PathBuf,
     /// The host's configuration [default: etc/rackstep/host.json of the booted or first deployment].
     #[arg(long, value_name = "FILE")]
     pub host_config: Option<PathBuf>,
@@ -47,6 +53,8 @@ impl PlanArguments {
     }
 }
 
+const DOCKER_HINT: &str = "does the daemon run? `systemctl status docker` tells; --docker-host names another";
+
 /// What every failure says of the host when nothing was changed.
 pub const NOTHING_CHANGED: &str = "nothing changed";
 
@@ -68,12 +76,16 @@ impl HostArguments {
         Ok(sysroot)
     }
 
+    /// Layers of container images that are mounted.
+    pub fn layers(&self, sysroot: &Sysroot) -> Layers {
+        let root = if sysroot.is_booted() { Path::new("/") } else { self.sysroot.as_path() };
+        Layers::new(Places::below(root).layers(), &sysroot.repo_path())
+    }
+
     /// Connects to Docker.
     pub fn connect_docker(&self) -> Result<Docker, Failure> {
-        Docker::connect(self.docker_host.as_deref()).map_err(|error| {
-            Failure::new(Kind::Failed, error, NOTHING_CHANGED)
-                .hint("does the daemon run? `systemctl status docker` tells; --docker-host names another")
-        })
+        Docker::connect(self.docker_host.as_deref())
+            .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(DOCKER_HINT))
     }
 
     /// Where the host's configuration is expected.
@@ -101,10 +113,17 @@ impl HostArguments {
 pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
     let kind = if error.is_refusal() { Kind::Refused } else { Kind::Failed };
     let disk_full = error.is_disk_full();
-    let damaged = matches!(&error, UpgradeError::Verify(VerifyError::Bad { .. }));
+    let damaged = matches!(
+        &error,
+        UpgradeError::Verify(VerifyError::Bad { .. }) | UpgradeError::Release(ReleaseError::Bad { .. })
+    );
+    let no_docker = matches!(&error, UpgradeError::Docker(_));
     let failure = Failure::new(kind, error, state_line(sysroot));
+    if no_docker {
+        return failure.hint(DOCKER_HINT);
+    }
     if damaged {
-        return failure.hint("`rackstep verify --repair` mends images out of the deployments' own files");
+        return failure.hint("`rackstep verify --repair` mends objects and images out of the deployments' own files, or the repo");
     }
     if disk_full {
         failure.hint("make room on that disk; the same command then goes on from here")

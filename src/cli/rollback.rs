@@ -7,6 +7,7 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
+use crate::docker::Docker;
 use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
 use crate::host::upgrade::{Host, run as run_plan};
 
@@ -46,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.plan.dry_run && !plan.steps.is_empty() {
         let config =
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
-        let docker = arguments.plan.host.connect_docker()?;
+        let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
         let progress = Terminal::default();
         let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
         imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;

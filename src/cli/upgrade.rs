@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
+use crate::docker::Docker;
 use crate::host::revision::{Refs, RevisionError, fetch_refs, resolve};
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
@@ -90,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         return refuse(&plan);
     }
-    let docker = arguments.plan.host.connect_docker()?;
+    let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
     let progress = Terminal::default();
     let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
     let done = run_plan(&host, &plan, None).map_err(fail)?;

@@ -6,7 +6,8 @@
 //! 4. [`Docker::verify`] reads every byte back; [`Docker::verify_release`] makes the proof that a flip takes;
 //! 5. [`Docker::repair`] replaces images whose content went bad; [`orphans`] finds what killed loads left behind;
 //! 6. [`Docker::run_once`] runs a one-shot step of a service to its end;
-//! 7. [`Docker::save`] takes an image out, for a release that is made of it.
+//! 7. [`Docker::save`] takes an image out, for a release that is made of it;
+//! 8. [`records`] tells a daemon that does not run yet of images whose layers are mounted.
 //!
 //! Images go by their config digests here, whichever of its two stores Docker keeps them in (`store`).
 //!
@@ -23,6 +24,7 @@ pub mod orphans;
 mod proof;
 mod protect;
 mod queue;
+pub mod records;
 mod repair;
 mod run;
 mod save;

@@ -99,7 +99,8 @@ pub fn sweep_orphans(data_root: &Path) -> Result<Vec<Orphan>, OrphanError> {
     Ok(orphans)
 }
 
-fn hold_store(data_root: &Path) -> Result<Option<fs::File>, OrphanError> {
+/// Keeps daemons from the store while the file is open; refuses while one uses it.
+pub(super) fn hold_store(data_root: &Path) -> Result<Option<fs::File>, OrphanError> {
     let path = data_root.join(HELD_BY_DAEMON);
     let file = match fs::File::open(&path) {
         Ok(file) => file,

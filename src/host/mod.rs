@@ -16,6 +16,7 @@ pub mod places;
 pub mod pods;
 pub mod prepare;
 pub mod readiness;
+pub mod records;
 pub mod revision;
 pub mod secrets;
 pub mod status;

@@ -55,6 +55,11 @@ impl Places {
         self.run.join("config")
     }
 
+    /// Layers of container images, mounted.
+    pub fn layers(&self) -> PathBuf {
+        self.run.join("layers")
+    }
+
     /// The directory that kubelet watches.
     pub fn pods(&self) -> PathBuf {
         self.run.join("pods")

@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod files;
 pub mod firmware;
 pub mod grub;
+pub mod layers;
 pub mod packages;
 pub mod process;
 pub mod registry;

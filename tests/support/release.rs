@@ -14,6 +14,7 @@ use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, Digest, PinSet, PinnedImage};
 use rackstep::ostree::repo::{CommitOptions, MetaValue, Mode, Repo};
 use rackstep::ostree::signature::{SecretKey, sign_commit};
+use rackstep::release::tree::layer_trees::ensure_layer_tree;
 use serde_json::json;
 
 use crate::tiny_image::layer;
@@ -37,6 +38,8 @@ pub struct Recipe {
     pub layer: usize,
     /// Is a file of the service's own layer changed after the images were pinned?
     pub wrong_layer: bool,
+    /// Can its layers be mounted?
+    pub trees: bool,
     /// Versions that it upgrades from; none: any.
     pub upgrade_from: Vec<String>,
 }
@@ -49,6 +52,7 @@ impl Recipe {
             kernel: 4 << 10,
             layer: 64 << 10,
             wrong_layer: false,
+            trees: false,
             upgrade_from: vec![],
         }
     }
@@ -144,6 +148,11 @@ fn write_tree(root: &Path, recipe: &Recipe, version: &str) -> Vec<(String, Pinne
         let pinned =
             store.add(&mut Layers(layers), &reference, Ownership::Apply, &Limits::default()).unwrap();
         images.push((name.to_owned(), pinned));
+    }
+    if recipe.trees {
+        for layer in images.iter().flat_map(|(_, image)| &image.layers) {
+            ensure_layer_tree(&store.layer_dir(layer.diff_id)).unwrap();
+        }
     }
     if recipe.wrong_layer {
         let layer = images[1].1.layers[1].diff_id;

@@ -50,6 +50,11 @@ impl TinyImages {
         }
     }
 
+    /// The config of an image that was added.
+    pub fn config(&self, image: &PinnedImage) -> Vec<u8> {
+        self.configs[&image.config].clone()
+    }
+
     /// Gives the list of layers sent so far, and forgets it.
     pub fn take_sent(&self) -> Vec<Digest> {
         std::mem::take(&mut self.sent.lock().unwrap())

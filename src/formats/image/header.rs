@@ -113,6 +113,31 @@ impl<'a> Header<'a> {
         self.number(116..124, "gid").ok()?.try_into().ok()
     }
 
+    /// Where a link leads.
+    pub fn link(self) -> Vec<u8> {
+        until_nul(&self.0[157..257]).to_vec()
+    }
+
+    /// Seconds since 1970 of the last change; none if it does not parse or is before 1970.
+    pub fn mtime(self) -> Option<i64> {
+        self.number(136..148, "mtime").ok()?.try_into().ok()
+    }
+
+    /// The type byte.
+    pub fn type_byte(self) -> u8 {
+        self.0[156]
+    }
+
+    /// Major and minor number of a device; formats before ustar have none.
+    pub fn device(self) -> Option<(u32, u32)> {
+        if &self.0[257..262] != b"ustar" {
+            return Some((0, 0));
+        }
+        let major = self.number(329..337, "devmajor").ok()?.try_into().ok()?;
+        let minor = self.number(337..345, "devminor").ok()?.try_into().ok()?;
+        Some((major, minor))
+    }
+
     /// The name field, with ustar's prefix before it.
     pub fn name(self) -> Vec<u8> {
         let prefix = until_nul(&self.0[345..500]);

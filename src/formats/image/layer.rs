@@ -18,6 +18,7 @@ use super::stream::{CHUNK, HashingWriter};
 use super::tree::Tree;
 use crate::model::Digest;
 
+pub mod entries;
 mod split;
 #[cfg(test)]
 mod tests;

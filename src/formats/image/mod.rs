@@ -9,8 +9,11 @@
 //! The form on disk is documented in `docs/formats.md`.
 
 pub mod archive;
+pub mod crc64;
+pub mod erofs;
 pub mod header;
 pub mod layer;
+pub mod layer_image;
 pub mod pax;
 pub mod skeleton;
 pub mod source;

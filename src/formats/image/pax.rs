@@ -16,6 +16,14 @@ pub struct PaxRecords {
     pub gid: Option<u64>,
     /// `security.capability`, the one extended attribute that distribution packages set.
     pub capability: Option<Vec<u8>>,
+    /// Where a link leads.
+    pub link: Option<Vec<u8>>,
+    /// Seconds since 1970, and nanoseconds, of the last change.
+    pub mtime: Option<(i64, u32)>,
+    /// Extended attributes by their full names, in order; the last one of a name counts.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether records of GNU tar say that the data is a sparse file, and so not the file's content.
+    pub sparse: bool,
 }
 
 /// Why PAX records cannot be read.
@@ -77,10 +85,44 @@ impl PaxRecords {
             // Owners do not decide framing, so an odd one is no reason to refuse the layer.
             b"uid" => self.uid = number("uid").unwrap_or_default(),
             b"gid" => self.gid = number("gid").unwrap_or_default(),
-            b"SCHILY.xattr.security.capability" => self.capability = text(),
-            _ => {}
+            b"linkpath" => self.link = text(),
+            b"mtime" => self.mtime = parse_time(value),
+            _ => self.take_attribute(key, value),
         }
         Ok(())
+    }
+
+    fn take_attribute(&mut self, key: &[u8], value: &[u8]) {
+        if key.starts_with(b"GNU.sparse.") {
+            self.sparse = true;
+        }
+        let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else { return };
+        if name == b"security.capability" {
+            self.capability = (!value.is_empty()).then(|| value.to_vec());
+        }
+        self.xattrs.retain(|(known, _)| known != name);
+        // As in Go, an empty value takes a record back.
+        if !value.is_empty() {
+            self.xattrs.push((name.to_vec(), value.to_vec()));
+        }
+    }
+}
+
+/// Seconds with up to nine decimals; what is broken is no time.
+fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole: i64 = seconds.parse().ok()?;
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let mut digits = fraction.to_owned();
+    digits.truncate(9);
+    let nanoseconds: u32 = format!("{digits:0<9}").parse().ok()?;
+    // The fraction of a time before 1970 counts backwards.
+    match (seconds.starts_with('-'), nanoseconds) {
+        (true, 1..) => Some((whole.checked_sub(1)?, 1_000_000_000 - nanoseconds)),
+        _ => Some((whole, nanoseconds)),
     }
 }
 
@@ -106,6 +148,22 @@ mod tests {
         assert_eq!(records.path.as_deref(), Some(&b"c=d"[..]));
         assert_eq!((records.size, records.uid, records.gid), (Some(7), Some(1000), None));
         assert_eq!(records.capability.as_deref(), Some(&b"\x01\0\0"[..]));
+    }
+
+    #[test]
+    fn times() {
+        for (text, expected) in [
+            ("1350244992.023960108", Some((1_350_244_992, 23_960_108))),
+            ("1350244992.5", Some((1_350_244_992, 500_000_000))),
+            ("17", Some((17, 0))),
+            ("-1.5", Some((-2, 500_000_000))),
+            ("-3", Some((-3, 0))),
+            ("1.2345678919", Some((1, 234_567_891))),
+            ("", None),
+            ("1.x", None),
+        ] {
+            assert_eq!(parse_time(text.as_bytes()), expected, "{text}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::layer::{self, JoinError, SplitError};
+use super::layer_image::{SUMS, TREE};
 use super::source::{ImageSource, SourceError};
 use super::spec;
 use super::stream::BoundedWriter;
@@ -276,6 +277,14 @@ impl ImageStore {
         let got = layer::join(&dir, &mut BoundedWriter::new(out, size))
             .map_err(|source| StoreError::Join { diff_id, source: Box::new(source) })?;
         if got == diff_id { Ok(()) } else { Err(StoreError::Damaged { expected: diff_id, got }) }
+    }
+
+    /// True when every layer of the image can be mounted, see [`layer_image`](super::layer_image).
+    pub fn has_trees(&self, image: &PinnedImage) -> bool {
+        image.layers.iter().all(|layer| {
+            let dir = self.layer_dir(layer.diff_id);
+            [TREE, SUMS].iter().all(|name| dir.join(name).is_file())
+        })
     }
 
     /// Where a layer is, or would be.

@@ -1,7 +1,8 @@
 //! Runs the plans of `upgrade` and `rollback` on a host.
 //!
-//! 1. prepare: pull, check out locked, import; all of it additive and repeatable;
-//! 2. verify: Docker proves every pinned image of that very checkout;
+//! 1. prepare: pull, check out locked; all of it additive and repeatable. Docker is not touched: layers are mounted, and
+//!    images recorded, at boot. Images of a release that was made without trees of its layers are imported;
+//! 2. verify: every object of that very release is read; Docker proves what it was brought;
 //! 3. flip: the sysroot takes checkout and proof by value.
 //!
 //! Before the flip nothing is undone: a failure leaves garbage for `gc`, and the next boot as it was.
@@ -12,16 +13,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::docker::{Docker, VerifiedPins, VerifyError};
+use crate::docker::{Docker, DockerError, VerifyError};
 use crate::formats::image::store::ImageStore;
 use crate::host::prepare::{PrepareError, prepare_images};
 use crate::host::upgrade::plan::{Plan, Step};
 use crate::model::kernel_arguments;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
-use crate::ostree::repo::{Repo, RepoError};
+use crate::ostree::repo::{ReleaseError, Repo, RepoError};
 use crate::ostree::signature::PublicKey;
-use crate::ostree::sysroot::{PREPARED_REF, StagedLocked, Sysroot, SysrootError};
+use crate::ostree::sysroot::{PREPARED_REF, Proof, StagedLocked, Sysroot, SysrootError};
 use crate::release::pull::{PullError, PullReport, PullRequest, pull};
 use crate::rim::command::{self, CommandError};
 
@@ -29,8 +30,8 @@ use crate::rim::command::{self, CommandError};
 pub struct Host<'a> {
     /// Deployments and repo.
     pub sysroot: &'a Sysroot,
-    /// The daemon that holds the images.
-    pub docker: &'a Docker,
+    /// Connects to the daemon that holds the images of releases without trees.
+    pub docker: &'a dyn Fn() -> Result<Docker, DockerError>,
     /// Who this host is and what it follows.
     pub config: &'a HostConfig,
     /// Who listens.
@@ -117,6 +118,14 @@ pub enum UpgradeError {
     /// The images could not be brought to Docker.
     #[error(transparent)]
     Import(#[from] PrepareError),
+    /// Docker is needed, and does not answer.
+    #[error(
+        "asking docker: the release was made without trees of its layers, so its images must be imported"
+    )]
+    Docker(#[from] DockerError),
+    /// Objects of the release are bad.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// Docker does not hold what is pinned, or could not be asked.
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -132,7 +141,9 @@ impl UpgradeError {
     /// Whether a check said no, as against something that did not work.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Verify(VerifyError::Bad { .. }) | Self::NotFrom { .. } => true,
+            Self::Verify(VerifyError::Bad { .. })
+            | Self::Release(ReleaseError::Bad { .. })
+            | Self::NotFrom { .. } => true,
             Self::Pull { source, .. } => source.is_refusal(),
             Self::Import(source) => source.is_refusal(),
             _ => false,
@@ -158,7 +169,7 @@ struct Run<'a> {
     staged: Option<StagedLocked>,
     /// Set for a rollback: the deployment that is there already.
     deployment: Option<DeploymentId>,
-    proof: Option<VerifiedPins>,
+    proof: Option<Proof>,
     done: Done,
 }
 
@@ -280,14 +291,25 @@ impl Run<'_> {
     fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {
         let (checkout, pins) = self.release(commit, "import")?;
         let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
-        let prepared = prepare_images(self.host.docker, &store, &pins, self.host.progress)?;
+        if pins.images().all(|(_, image)| store.has_trees(image)) {
+            return Ok(());
+        }
+        let docker = (self.host.docker)()?;
+        let prepared = prepare_images(&docker, &store, &pins, self.host.progress)?;
         self.done.imported = prepared.imported;
         Ok(())
     }
 
     fn verify(&mut self, commit: Commit) -> Result<(), UpgradeError> {
-        let (_, pins) = self.release(commit, "verify")?;
-        self.proof = Some(self.host.docker.verify_release(&pins, self.host.progress)?);
+        let release = self.repo()?.verify_release(commit, self.host.progress)?;
+        let (checkout, pins) = self.release(commit, "verify")?;
+        let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
+        let images = if pins.images().all(|(_, image)| store.has_trees(image)) {
+            None
+        } else {
+            Some((self.host.docker)()?.verify_release(&pins, self.host.progress)?)
+        };
+        self.proof = Some(Proof { release, images });
         Ok(())
     }
 

@@ -50,8 +50,12 @@ impl fmt::Display for Step {
         match self {
             Self::Pull { commit, from } => write!(f, "pull release {} from {from}", commit.short()),
             Self::Stage { commit } => write!(f, "check out release {}, locked", commit.short()),
-            Self::Import { commit } => write!(f, "import the missing container images of {}", commit.short()),
-            Self::Verify { commit } => write!(f, "verify every pinned container image of {}", commit.short()),
+            Self::Import { commit } => {
+                write!(f, "bring images that cannot be mounted to docker, of {}", commit.short())
+            }
+            Self::Verify { commit } => {
+                write!(f, "verify every object and container image of {}", commit.short())
+            }
             Self::Flip { commit } => write!(f, "make release {} the next boot", commit.short()),
             Self::Reboot => f.write_str("reboot"),
         }

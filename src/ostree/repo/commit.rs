@@ -276,6 +276,30 @@ fn write_one(
     Ok(digest)
 }
 
+/// The checksum of the object that a commit makes of the regular file at `path`; `also` is given its content meanwhile.
+pub fn file_object(path: &Path, also: &mut dyn FnMut(&[u8])) -> Result<Digest, RepoError> {
+    let reading = |source| RepoError::io("reading", path, source);
+    let mut file = File::open(path).map_err(reading)?;
+    let stat = file.metadata().map_err(reading)?;
+    let xattrs = read_xattrs(path).map_err(reading)?;
+    let header =
+        FileHeader { uid: stat.uid(), gid: stat.gid(), mode: stat.mode(), target: String::new(), xattrs };
+    let mut hasher = Sha256::new_with_prefix(header.stream_prefix());
+    let mut buffer = vec![0; stat.len().clamp(1, WHOLE) as usize];
+    let mut total = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(reading)?;
+        if count == 0 {
+            break;
+        }
+        total += count as u64;
+        hasher.update(&buffer[..count]);
+        also(&buffer[..count]);
+    }
+    require_size(path, stat.len(), total)?;
+    Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
 fn require_size(path: &Path, expected: u64, got: u64) -> Result<(), RepoError> {
     if expected == got { Ok(()) } else { Err(changed(path)) }
 }

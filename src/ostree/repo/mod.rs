@@ -16,6 +16,7 @@ mod dir_meta;
 mod error;
 pub mod gvariant;
 mod lock;
+mod proof;
 mod prune;
 mod read;
 mod refs;
@@ -26,11 +27,12 @@ use std::{fs, io};
 
 use crate::model::{ObjectKind, ObjectName};
 
-pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL};
+pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL, file_object};
 pub use dir_meta::DirMeta;
 pub use error::RepoError;
 pub use gvariant::MetaValue;
 pub use lock::{PackLock, PruneLock};
+pub use proof::{ReleaseError, VerifiedRelease};
 pub use read::{CommitInfo, FileObject};
 pub use refs::Listed;
 pub(crate) use refs::{UNFINISHED, write_atomically};

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use super::binaries::{BinaryError, find_script};
 use super::cache::{Cache, link_tree};
+use super::layer_trees::{LayerTreeError, ensure_layer_tree};
 use crate::docker::{Docker, DockerError};
 use crate::formats::image::source::{self, ImageSource, SourceError, SourceImage};
 use crate::formats::image::store::{ImageStore, StoreError};
@@ -76,6 +77,17 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: Box<DockerError>,
+    },
+    /// A layer cannot be shown by an overlay.
+    #[error("layer {diff_id} of {reference}")]
+    Layer {
+        /// The layer.
+        diff_id: Digest,
+        /// The image that has it, as asked for.
+        reference: String,
+        /// Why.
+        #[source]
+        source: Box<LayerTreeError>,
     },
     /// Where it comes from there is another image now than the lock says.
     #[error("image {name} of {reference} is no longer the locked one: expected {expected}, got {got}")]
@@ -315,6 +327,12 @@ pub fn link_into<'a>(
     for image in images {
         link_once(&store.dir().join(image.config.hex()), &target.join(image.config.hex()))?;
         for layer in &image.layers {
+            let layer_error = |source| ImageError::Layer {
+                diff_id: layer.diff_id,
+                reference: image.reference.clone(),
+                source: Box::new(source),
+            };
+            ensure_layer_tree(&store.layer_dir(layer.diff_id)).map_err(layer_error)?;
             link_once(&store.layer_dir(layer.diff_id), &layers.join(layer.diff_id.hex()))?;
         }
     }

@@ -1,0 +1,199 @@
+//! A host whose containers run from the objects of its repo: boot, upgrade, rollback, verify and gc of releases with trees,
+//! on a real sysroot and a real Docker daemon. Needs root, loop devices and a kernel of 6.8 or later.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/dockerd.rs"]
+mod dockerd;
+#[path = "support/release.rs"]
+mod release;
+#[path = "support/scratch_host.rs"]
+mod scratch_host;
+#[allow(dead_code)]
+#[path = "transport/server.rs"]
+mod server;
+#[path = "support/tiny_image.rs"]
+mod tiny_image;
+
+use std::fs;
+use std::path::PathBuf;
+
+use rackstep::docker::Verdict;
+use rackstep::model::{Commit, Digest};
+use rackstep::ostree::repo::Repo;
+use rackstep::rim::layers::Layers;
+use release::{Recipe, Released, Releases};
+use scratch_host::ScratchHost;
+use server::Server;
+
+struct World {
+    releases: Releases,
+    _server: Server,
+    first: Released,
+    host: ScratchHost,
+}
+
+impl World {
+    /// A host of release 1 that nothing was imported on.
+    fn new() -> Self {
+        let releases = Releases::new();
+        let server = Server::start(releases.repo.path());
+        let first = releases.release(&recipe(1), None);
+        let host = ScratchHost::install(&server.url(), &first, &[]);
+        Self { releases, _server: server, first, host }
+    }
+
+    fn layers(&self) -> Layers {
+        let sysroot = &self.host.sysroot;
+        Layers::new(sysroot.join("run/rackstep/layers"), &sysroot.join("ostree/repo"))
+    }
+
+    /// What rackstep-records.service does between two runs of Docker.
+    fn boot(&mut self) -> scratch_host::Ran {
+        self.host.docker.stop();
+        let ran = self.records();
+        self.host.docker.run();
+        ran
+    }
+
+    fn records(&self) -> scratch_host::Ran {
+        let root = self.host.docker.data_root();
+        let ran = self.host.run("boot", &["--records", "--docker-root", root.to_str().unwrap()]);
+        ran.succeeded();
+        ran
+    }
+
+    fn verdicts(&self, released: &Released) -> Vec<Verdict> {
+        let docker = self.host.docker.connect();
+        released.images.iter().map(|(_, image)| docker.verify(image).unwrap()).collect()
+    }
+
+    fn object_of(&self, commit: Commit, layer: Digest, name: &str) -> PathBuf {
+        let repo = Repo::open(&self.host.sysroot.join("ostree/repo")).unwrap();
+        let path = format!("/usr/lib/rackstep/images/layers/{}/{name}", layer.hex());
+        let mut found = None;
+        repo.walk(commit, &mut |seen, object| {
+            if seen == path {
+                found = Some(repo.object_path(&object));
+            }
+        })
+        .unwrap();
+        found.unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.host.docker.stop();
+        let layers = self.layers();
+        for layer in layers.mounted().unwrap_or_default() {
+            let _ = layers.unmount(layer);
+        }
+    }
+}
+
+fn recipe(version: u64) -> Recipe {
+    Recipe { trees: true, ..Recipe::version(version) }
+}
+
+#[test]
+fn a_host_lives_without_imports() {
+    let mut world = World::new();
+    assert_eq!(world.host.images(), Vec::<String>::new());
+    let ran = world.boot();
+    assert!(ran.stdout.contains("2 images need no import"), "{ran}");
+    assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good]);
+    // A second time there is nothing to do.
+    let ran = world.boot();
+    assert!(ran.stdout.contains("layers: 0 mounted now, 0 not"), "{ran}");
+    assert!(ran.stdout.contains("records of layers: 0 written, 0 dropped"), "{ran}");
+
+    // Upgrade without Docker.
+    let second = world.releases.release(&recipe(2), None);
+    world.host.docker.stop();
+    let ran = world.host.run("upgrade", &["--commit"]);
+    ran.succeeded();
+    assert!(!ran.stdout.contains("imported"), "{ran}");
+    assert_eq!(world.host.bootable()[0].0, second.commit);
+    // A container of the first release is left behind.
+    world.records();
+    world.host.docker.run();
+    assert_eq!(world.verdicts(&second), [Verdict::Good, Verdict::Good]);
+    assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good], "the way back is there");
+    let old = world.first.image("service").config;
+    let exported = world.host.sysroot.join("exported.tar");
+    let container = world.host.docker.client(&["create", &old.to_string(), "/nothing"]).unwrap();
+
+    // Back and forth without Docker or network.
+    world.host.docker.stop();
+    world.host.run("rollback", &[]).succeeded();
+    assert_eq!(world.host.bootable()[0].0, world.first.commit);
+    world.host.run("rollback", &[]).succeeded();
+    assert_eq!(world.host.bootable()[0].0, second.commit);
+
+    // The third release takes the first one's place: its container keeps its objects.
+    let third = world.releases.release(&recipe(3), None);
+    world.host.run("upgrade", &["--commit"]).succeeded();
+    assert!(world.host.run("gc", &[]).code != 0, "gc does not guess what a stopped docker has");
+    world.records();
+    world.host.docker.run();
+    let ran = world.host.run("gc", &[]);
+    ran.succeeded();
+    assert_eq!(
+        world.host.bootable().iter().map(|(commit, _)| *commit).collect::<Vec<_>>(),
+        [third.commit, second.commit]
+    );
+    assert!(ran.stdout.contains(&format!("release {} stays", world.first.commit.short())), "{ran}");
+    world.host.docker.client(&["export", "-o", exported.to_str().unwrap(), &container]).unwrap();
+    world.host.assert_repo_sound();
+    // And after a restart of the host, as far as Docker is concerned.
+    world.boot();
+    world.host.docker.client(&["export", "-o", exported.to_str().unwrap(), &container]).unwrap();
+
+    // It goes: so does what it stood on.
+    world.host.docker.client(&["rm", &container]).unwrap();
+    let before = world.layers().mounted().unwrap().len();
+    let ran = world.host.run("gc", &[]);
+    ran.succeeded();
+    assert!(!ran.stdout.contains("stays: docker still has layers"), "{ran}");
+    assert_eq!(world.layers().mounted().unwrap().len(), before - 1);
+    let refs = Repo::open(&world.host.sysroot.join("ostree/repo")).unwrap().refs().unwrap();
+    assert!(refs.iter().all(|(_, commit)| *commit != world.first.commit), "{refs:?}");
+    assert_eq!(world.verdicts(&third), [Verdict::Good, Verdict::Good]);
+    assert_eq!(world.verdicts(&second), [Verdict::Good, Verdict::Good]);
+}
+
+#[test]
+fn a_bad_object_that_two_releases_share_stops_the_upgrade() {
+    let mut world = World::new();
+    world.boot();
+    let before = world.host.entries();
+    world.releases.release(&recipe(2), None);
+    // The base layer is the same in both, so it is not pulled again.
+    let base = world.first.image("database").layers[0].diff_id;
+    for name in ["root/base", "tree", "sums", "skeleton"] {
+        let object = world.object_of(world.first.commit, base, name);
+        let good = fs::read(&object).unwrap();
+        fs::write(&object, &good[..good.len() - 1]).unwrap();
+        let ran = world.host.run("upgrade", &["--commit"]);
+        ran.failed_with(3, &["of its objects are bad", name, "verify --repair"]);
+        assert_eq!(world.host.entries(), before, "{name}");
+        fs::write(&object, &good).unwrap();
+    }
+    world.host.run("upgrade", &["--commit"]).succeeded();
+}
+
+#[test]
+fn a_layer_that_cannot_be_mounted_keeps_one_image_away() {
+    let mut world = World::new();
+    let layer = world.first.image("service").layers[1].diff_id;
+    let tree = world.object_of(world.first.commit, layer, "tree");
+    let good = fs::read(&tree).unwrap();
+    fs::write(&tree, vec![0; good.len()]).unwrap();
+    let ran = world.boot();
+    assert!(ran.stdout.contains("1 in docker's records, 1 lack a layer"), "{ran}");
+    assert_eq!(world.host.images(), [world.first.image("database").config.to_string()]);
+    fs::write(&tree, &good).unwrap();
+    world.boot();
+    assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good]);
+}
