@@ -95,4 +95,6 @@ command -v cargo >/dev/null || {
   echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
   exit 1
 }
+# kubelet's own reader of pods, which lock and compose call; in the cache it takes no time.
+"$(dirname "${BASH_SOURCE[0]}")/build-go-binaries.sh" podcheck >/dev/null
 mkdir -p "$(dirname "$stamp")" && touch "$stamp"

@@ -293,6 +293,15 @@ fn releases_that_are_refused() {
         });
     }
 
+    // A release that would stop the host's boot.
+    releases.release(&Recipe { missing: Some("secrets.json"), ..Recipe::version(7) }, Some(&key));
+    for arguments in [&["--commit"][..], &["7.0.0"]] {
+        unchanged(&host, &two, || {
+            host.run("upgrade", arguments)
+                .failed_with(3, &["could not start", "secrets.json", "state: next boot: release 2.0.0"]);
+        });
+    }
+
     // Older than what runs: only by name.
     let one = releases.release(&Recipe::version(1), Some(&key));
     for arguments in [&["--commit"][..], &["--dry-run"], &["--json"], &["--dry-run", "--json"]] {

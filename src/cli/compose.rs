@@ -71,9 +71,10 @@ fn explain(error: ComposeError) -> Failure {
         _ => None,
     };
     let kind = match error {
-        ComposeError::Input(_) | ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
-            Kind::BadInput
-        }
+        ComposeError::Input(_)
+        | ComposeError::Start(_)
+        | ComposeError::NoLock { .. }
+        | ComposeError::StaleLock { .. } => Kind::BadInput,
         _ => Kind::Failed,
     };
     let failure = Failure::new(kind, error, UNCHANGED);

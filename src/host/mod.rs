@@ -17,6 +17,7 @@ pub mod prepare;
 pub mod readiness;
 pub mod revision;
 pub mod secrets;
+pub mod startable;
 pub mod status;
 pub mod upgrade;
 pub mod verify;

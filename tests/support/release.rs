@@ -39,6 +39,8 @@ pub struct Recipe {
     pub wrong_layer: bool,
     /// Versions that it upgrades from; none: any.
     pub upgrade_from: Vec<String>,
+    /// A file of the release that is left out, so that no host could start it.
+    pub missing: Option<&'static str>,
 }
 
 impl Recipe {
@@ -50,6 +52,7 @@ impl Recipe {
             layer: 64 << 10,
             wrong_layer: false,
             upgrade_from: vec![],
+            missing: None,
         }
     }
 }
@@ -168,12 +171,17 @@ fn write_tree(root: &Path, recipe: &Recipe, version: &str) -> Vec<(String, Pinne
     );
     write("kernel-arguments.json", json!(["quiet", format!("release={number}")]));
     write("phases.json", json!({ "format": 1, "phases": [], "pods_after": {} }));
+    write("secrets.json", json!({ "format": 1, "secrets": {} }));
+    write("volumes.json", json!({ "format": 1, "volumes": {} }));
     for name in ["database", "service"] {
         let containers = json!([{ "name": name, "image": name }]);
         write(
             &format!("pods/{name}.yaml"),
-            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": { "containers": containers } }),
+            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": { "hostNetwork": true, "containers": containers } }),
         );
+    }
+    if let Some(name) = recipe.missing {
+        fs::remove_file(release.join(name)).unwrap();
     }
     images
 }

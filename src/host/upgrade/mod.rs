@@ -15,6 +15,7 @@ use std::process::Command;
 use crate::docker::{Docker, VerifiedPins, VerifyError};
 use crate::formats::image::store::ImageStore;
 use crate::host::prepare::{PrepareError, prepare_images};
+use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
 use crate::model::kernel_arguments;
 use crate::model::pins::{PinsError, ReleasePins};
@@ -84,6 +85,15 @@ pub enum UpgradeError {
         #[source]
         source: PinsError,
     },
+    /// The release would stop the host's boot.
+    #[error("release {commit} could not start")]
+    Start {
+        /// The commit.
+        commit: Commit,
+        /// What its boot would stumble over.
+        #[source]
+        source: Box<StartError>,
+    },
     /// The release may not follow what the host has.
     #[error("release {commit} ({version}) upgrades from {}, not from {found}", from.join(", "))]
     NotFrom {
@@ -132,7 +142,7 @@ impl UpgradeError {
     /// Whether a check said no, as against something that did not work.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Verify(VerifyError::Bad { .. }) | Self::NotFrom { .. } => true,
+            Self::Verify(VerifyError::Bad { .. }) | Self::NotFrom { .. } | Self::Start { .. } => true,
             Self::Pull { source, .. } => source.is_refusal(),
             Self::Import(source) => source.is_refusal(),
             _ => false,
@@ -232,6 +242,8 @@ impl Run<'_> {
             }
         };
         self.host.progress.end("");
+        require_startable(&staged.path().join(RELEASE_DIR), commit)
+            .map_err(|source| UpgradeError::Start { commit, source: Box::new(source) })?;
         self.checkout = Some(staged.path().to_owned());
         self.staged = Some(staged);
         Ok(())

@@ -19,9 +19,10 @@ use super::tree::host::{self, HostError, HostInputs};
 use super::tree::images::{self, ImageError, Images};
 use super::tree::services::{self, ServiceError};
 use super::tree::writer::{self, WriteError};
+use crate::host::startable::{StartError, require_startable};
 use crate::model::place::InputError;
 use crate::model::release::RELEASE_FORMAT;
-use crate::model::{Commit, Digest, PinnedImage, Progress, ReleaseInfo};
+use crate::model::{Commit, Digest, PinnedImage, Progress, RELEASE_DIR, ReleaseInfo};
 use crate::release::compose::plan::{ComposePlan, Inputs, Verdict, plan_compose};
 use crate::release::manifest::service::{self, WantedImage};
 use crate::release::manifest::{Lock, Service, Treefile};
@@ -75,6 +76,9 @@ pub enum ComposeError {
     /// Files of the project.
     #[error("reading the inputs")]
     File(#[from] FileError),
+    /// A host could not start it.
+    #[error("the release could not start")]
+    Start(#[from] StartError),
     /// The finished tree.
     #[error("looking at the tree")]
     Tree(#[from] PackageError),
@@ -338,6 +342,8 @@ fn make_tree(
         upgrade_from: read.treefile.upgrade_from.clone(),
     };
     services::install(&root, cache, &read.services, pins, &release)?;
+    // Which commit it becomes does not matter to its readers.
+    require_startable(&root.join(RELEASE_DIR), Commit::from_bytes([0; 32]))?;
     // The work directory is private; the root of a host is not.
     files::set_mode(&root, 0o755)?;
     progress.end(&format!("{} services", read.services.len()));

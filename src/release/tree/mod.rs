@@ -5,5 +5,6 @@ pub mod cache;
 pub mod files;
 pub mod host;
 pub mod images;
+pub mod podcheck;
 pub mod services;
 pub mod writer;
