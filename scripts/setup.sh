@@ -15,7 +15,7 @@ packages=(
   mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo buildah jq unzip
   python3 python3-pip python3-yaml
   docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl
-  xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux libarchive-tools cpio kmod
+  xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux grub-common libarchive-tools cpio kmod
   # libvirt-daemon is the program alone: no service of it starts on this machine, tests start their own.
   vagrant vagrant-libvirt libvirt-daemon libvirt-clients rsync
 )
