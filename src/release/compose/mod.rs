@@ -23,7 +23,9 @@ use crate::host::startable::{StartError, require_startable};
 use crate::model::place::InputError;
 use crate::model::release::RELEASE_FORMAT;
 use crate::model::{Commit, Digest, PinnedImage, Progress, RELEASE_DIR, ReleaseInfo};
-use crate::release::compose::plan::{ComposePlan, Inputs, Verdict, plan_compose};
+use crate::release::compose::plan::{
+    ComposePlan, Consent, Inputs, Refusal, Verdict, plan_compose, require_publishable,
+};
 use crate::release::manifest::service::{self, WantedImage};
 use crate::release::manifest::{Lock, Service, Treefile};
 use crate::rim::command::CommandError;
@@ -76,6 +78,9 @@ pub enum ComposeError {
     /// Files of the project.
     #[error("reading the inputs")]
     File(#[from] FileError),
+    /// It would take a name from another release.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// A host could not start it.
     #[error("the release could not start")]
     Start(#[from] StartError),
@@ -101,6 +106,8 @@ pub struct Request<'a> {
     pub repo: &'a Path,
     /// Key to sign with.
     pub sign_key: Option<&'a Path>,
+    /// What is refused otherwise.
+    pub consent: Consent,
     /// Write packs for transport.
     pub pack: bool,
     /// Where packages come from; none: the machine's own apt knows.
@@ -146,6 +153,10 @@ pub fn compose(
         }
         Verdict::Compose(plan) => plan,
     };
+    let Treefile { follows, name, version, .. } = &read.treefile;
+    let published = writer::observe_published(request.repo, follows, name, version)?;
+    let names = (follows.as_str(), version.as_str());
+    require_publishable(&published, names, read.lock.created, request.sign_key.is_some(), request.consent)?;
     let pins = get_images(request, cache, &read, progress)?;
     let root = make_tree(request, cache, work, &read, &pins, &plan, progress)?;
     let kernel = initramfs::observe_kernel(&root)?;
