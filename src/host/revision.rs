@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::model::commit::version_in_ref;
 use crate::model::{Commit, Deployment, Ref};
+use crate::ostree::repo::CommitInfo;
 
 /// Shortest beginning of a commit that is taken for one.
 const SHORTEST_PREFIX: usize = 4;
@@ -53,6 +54,48 @@ pub enum RevisionError {
         /// All that match.
         commits: Vec<Commit>,
     },
+}
+
+/// A signed release stands under a name that is not its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url} gives release {} for {asked}, but what was signed is {signed}", commit.short())]
+pub struct NotBound {
+    /// The repo.
+    pub url: String,
+    /// What was asked for.
+    pub asked: String,
+    /// The commit that the server named.
+    pub commit: Commit,
+    /// Version and refs that the commit says of itself.
+    pub signed: String,
+}
+
+/// Requires that the commit says of itself what was asked for: the summary, which names it, is signed by nobody.
+///
+/// Without a name the commit must be bound to the ref that the host follows, with a ref to that ref, with a version it must
+/// be of that version. Who names a commit by its own digits has named exactly this one.
+pub fn require_bound(
+    url: &str,
+    name: Option<&str>,
+    follows: &Ref,
+    info: &CommitInfo,
+) -> Result<(), NotBound> {
+    let is_bound = |name: &str| info.refs.iter().any(|bound| bound == name);
+    let version = info.version.as_deref();
+    let bound = match name {
+        None => is_bound(follows.as_str()),
+        Some(name) => {
+            let of_version = |name| version == Some(name);
+            let by_digits = name.len() >= SHORTEST_PREFIX && info.commit.hex().starts_with(name);
+            is_bound(name) || of_version(name) || version_in_ref(name).is_some_and(of_version) || by_digits
+        }
+    };
+    if bound {
+        return Ok(());
+    }
+    let asked = name.map_or_else(|| format!("the newest of {follows}"), |name| format!("{name:?}"));
+    let signed = format!("version {} of {}", version.unwrap_or("none"), info.refs.join(", "));
+    Err(NotBound { url: url.to_owned(), asked, commit: info.commit, signed })
 }
 
 fn list(commits: &[Commit]) -> String {
@@ -124,6 +167,7 @@ pub fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Digest;
 
     fn commit(start: &str) -> Commit {
         format!("{start:0<64}").parse().unwrap()
@@ -155,6 +199,43 @@ mod tests {
             let found = resolve("http://repo", name, &follows, &refs(), &[]).ok();
             assert_eq!(found, expected.map(commit), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_release_under_another_name_is_not_taken() {
+        let follows: Ref = "rackstep/x86_64/host".parse().unwrap();
+        let bound = vec!["rackstep/x86_64/host".to_owned(), "releases/host/1.0.0".to_owned()];
+        let info = CommitInfo {
+            commit: commit("abc1"),
+            version: Some("1.0.0".to_owned()),
+            timestamp: 0,
+            parent: None,
+            subject: String::new(),
+            refs: bound,
+            metadata: Vec::new(),
+            root: (Digest::of(b"tree"), Digest::of(b"meta")),
+        };
+        let other: Ref = "rackstep/x86_64/other".parse().unwrap();
+        for (name, follows, taken) in [
+            (None, &follows, true),
+            (None, &other, false),
+            (Some("1.0.0"), &other, true),
+            (Some("4.0.0"), &follows, false),
+            (Some("releases/host/1.0.0"), &follows, true),
+            (Some("releases/host/4.0.0"), &follows, false),
+            (Some("rackstep/x86_64/host"), &other, true),
+            (Some("rackstep/x86_64/other"), &follows, false),
+            (Some("abc1"), &other, true),
+            (Some("abc2"), &other, false),
+        ] {
+            let told = require_bound("http://repo", name, follows, &info);
+            assert_eq!(told.is_ok(), taken, "{name:?} {told:?}");
+        }
+        let told = require_bound("http://repo", Some("4.0.0"), &follows, &info).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "http://repo gives release abc1000000 for \"4.0.0\", but what was signed is version 1.0.0 of rackstep/x86_64/host, releases/host/1.0.0"
+        );
     }
 
     #[test]
