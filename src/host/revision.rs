@@ -8,17 +8,17 @@
 //! Form of the summary: libostree's `OSTREE_SUMMARY_GVARIANT_FORMAT`, `(a(s(taya{sv}))a{sv})`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::model::commit::version_in_ref;
 use crate::model::{Commit, Deployment, Ref};
 use crate::ostree::repo::CommitInfo;
+use crate::rim::fetch::{Fetch, FetchError};
 
 /// Shortest beginning of a commit that is taken for one.
 const SHORTEST_PREFIX: usize = 4;
 
-/// How long the repo may take to answer for its summary.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest summary: 100 bytes a release, so that half a million releases fit.
+const SUMMARY_LIMIT: u64 = 64 << 20;
 
 /// Why no single commit is meant.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum RevisionError {
         url: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: FetchError,
     },
     /// The summary is not one.
     #[error("the summary of {url} is damaged")]
@@ -108,11 +108,8 @@ pub type Refs = BTreeMap<String, Commit>;
 /// Fetches the refs of the repo at `url`.
 pub fn fetch_refs(url: &str) -> Result<Refs, RevisionError> {
     let address = format!("{}/summary", url.trim_end_matches('/'));
-    let fetch = || -> Result<_, reqwest::Error> {
-        let client = crate::rim::tls::blocking_client().timeout(TIMEOUT).build()?;
-        client.get(&address).send()?.error_for_status()?.bytes()
-    };
-    let bytes = fetch().map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;
+    let fetched = Fetch::new().and_then(|fetch| fetch.get_whole(&address, SUMMARY_LIMIT));
+    let bytes = fetched.map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;
     parse_summary(&bytes).ok_or(RevisionError::Damaged { url: address })
 }
 
