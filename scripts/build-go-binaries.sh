@@ -9,6 +9,9 @@
 # requires it and repeats its replacements, staging directories as their
 # released versions. go.mod is the pin of the version, go.sum of every byte.
 #
+# podcheck is ours: kubelet's own reader of pods, from the same version of the
+# same modules, for compose to call (scripts/go/podcheck/main.go).
+#
 # Same pins in, same bytes out: the toolchain is pinned too, paths are trimmed,
 # no build date, no cgo.
 #
@@ -28,15 +31,16 @@ die() { say "$*"; exit 1; }
 
 module_of() {
     case $1 in
-    kubelet) echo k8s.io/kubernetes ;;
+    kubelet | podcheck) echo k8s.io/kubernetes ;;
     cri-dockerd) echo github.com/Mirantis/cri-dockerd ;;
-    *) die "no pinned binary is called $1 (cri-dockerd, kubelet)" ;;
+    *) die "no pinned binary is called $1 (cri-dockerd, kubelet, podcheck)" ;;
     esac
 }
 
 package_of() {
     case $1 in
     kubelet) echo k8s.io/kubernetes/cmd/kubelet ;;
+    podcheck) echo . ;;
     *) module_of "$1" ;;
     esac
 }
@@ -118,8 +122,9 @@ update() {
     } >go.mod
     cp "$(field Dir <<<"$downloaded")/go.sum" go.sum
     chmod 0644 go.sum
-    # A blank import keeps the requirement; the tag keeps it out of every build.
-    printf '//go:build pin\n\n// Package pin keeps the requirement in go.mod.\npackage pin\n\nimport _ "%s"\n' "$(package_of "$name")" >pin.go
+    # A blank import keeps the requirement; the tag keeps it out of every build. podcheck imports it itself.
+    [[ $name == podcheck ]] ||
+        printf '//go:build pin\n\n// Package pin keeps the requirement in go.mod.\npackage pin\n\nimport _ "%s"\n' "$(package_of "$name")" >pin.go
     go build -mod=mod -trimpath -buildvcs=false -tags pin -o /dev/null "$(package_of "$name")"
     say "pinned $name $version; set the same version in the treefile"
 }
@@ -128,6 +133,8 @@ build() {
     local name=$1 version out
     version=$(version_of "$name")
     out=$bin/$name-$version/$name
+    # A program of ours changes without its version.
+    [[ $name != podcheck ]] || out=$bin/$name-$version-$(cat "$pins/$name"/* | sha256sum | cut -c1-12)/$name
     if [[ ! -x $out ]]; then
         ensure_go
         say "building $name $version with $GO_TOOLCHAIN"
@@ -147,7 +154,7 @@ if [[ ${1-} == --update ]]; then
     update "$2" "$3"
     exit
 fi
-[[ $# -gt 0 ]] || set -- cri-dockerd kubelet
+[[ $# -gt 0 ]] || set -- cri-dockerd kubelet podcheck
 for name in "$@"; do
     build "$name"
 done

@@ -15,7 +15,7 @@ packages=(
   mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo buildah jq unzip
   python3 python3-pip python3-yaml
   docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl
-  xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux shellcheck libarchive-tools cpio kmod
+  xfsprogs e2fsprogs dosfstools mtools gdisk fdisk util-linux shellcheck grub-common libarchive-tools cpio kmod
   # libvirt-daemon is the program alone: no service of it starts on this machine, tests start their own.
   vagrant vagrant-libvirt libvirt-daemon libvirt-clients rsync
 )
@@ -95,4 +95,6 @@ command -v cargo >/dev/null || {
   echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
   exit 1
 }
+# kubelet's own reader of pods, which lock and compose call; in the cache it takes no time.
+"$(dirname "${BASH_SOURCE[0]}")/build-go-binaries.sh" podcheck >/dev/null
 mkdir -p "$(dirname "$stamp")" && touch "$stamp"

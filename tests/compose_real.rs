@@ -90,7 +90,20 @@ fn the_same_lock_gives_the_same_commit() {
 
     // One changed file: another commit, from the cached packages.
     fs::write(dir.join("root/etc/motd"), "changed\n").unwrap();
-    let changed = rackstep(dir, Some(&dir.join("one")), &["compose", "tiny.yaml", "--repo", "repo-one"]);
+    // Under the same version only with consent: what 1.0 means to a host must not change by itself.
+    let compose = ["compose", "tiny.yaml", "--repo", "repo-one"];
+    let refused = Command::new(env!("CARGO_BIN_EXE_rackstep"))
+        .args(compose)
+        .current_dir(dir)
+        .env("RACKSTEP_CACHE", dir.join("one"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{told}");
+    assert!(told.contains("version 1.0 is release ") && told.contains("--replace"), "{told}");
+    assert_eq!(ostree(dir, &["rev-parse", "--repo=repo-one", "releases/tiny/1.0"]).trim(), commits[0]);
+    let replace: Vec<&str> = compose.into_iter().chain(["--replace"]).collect();
+    let changed = rackstep(dir, Some(&dir.join("one")), &replace);
     assert_eq!(changed["unchanged"], false);
     assert_ne!(changed["commit"], commits[0]);
 }

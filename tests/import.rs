@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 use rackstep::release::import::plan::{Form, Text, Wishes, import};
 use rackstep::release::manifest::Service;
+use rackstep::release::tree::podcheck::PodCheck;
 use serde_json::Value;
 
 fn inputs() -> PathBuf {
@@ -67,7 +68,8 @@ fn every_kind_gives_what_the_golden_files_say() {
         }
         for entry in fs::read_dir(output.path()).unwrap() {
             // Our own parser is the judge.
-            Service::load(&entry.unwrap().path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            Service::load(&entry.unwrap().path(), &PodCheck::new(Path::new(".")))
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rackstep::release::manifest::Service;
+use rackstep::release::tree::podcheck::PodCheck;
 use serde_json::Value;
 
 const SERVICES: [&str; 3] = ["mariadb", "memcached", "keystone"];
@@ -38,7 +39,7 @@ fn references(config: &Path, kind: &str) -> BTreeSet<String> {
 fn every_service_loads_and_agrees_with_itself() {
     for name in SERVICES {
         let dir = manifests().join(name);
-        let service = Service::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let service = Service::load(&dir, &PodCheck::new(&dir)).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(service.name, name);
         let file = yaml(&dir.join("service.yaml"));
         let declared =

@@ -299,6 +299,26 @@ fn releases_that_are_refused() {
         });
     }
 
+    // A release that would stop the host's boot.
+    releases.release(&Recipe { missing: Some("secrets.json"), ..Recipe::version(7) }, Some(&key));
+    for arguments in [&["--commit"][..], &["7.0.0"]] {
+        unchanged(&host, &two, || {
+            host.run("upgrade", arguments)
+                .failed_with(3, &["could not start", "secrets.json", "state: next boot: release 2.0.0"]);
+        });
+    }
+
+    // A signed release under a version and under a ref that are not its own.
+    releases.repo.set_ref("releases/tiny/4.4.4", two.commit).unwrap();
+    releases.repo.publish_releases().unwrap();
+    for arguments in [&["--commit", "4.4.4"][..], &["4.4.4"], &["releases/tiny/4.4.4"]] {
+        untouched(&host, || {
+            let told = ["what was signed is version 2.0.0", "state: nothing changed"];
+            host.run("upgrade", arguments).failed_with(3, &told);
+        });
+    }
+    releases.repo.drop_ref("releases/tiny/4.4.4").unwrap();
+
     // Older than what runs: only by name.
     let one = releases.release(&Recipe::version(1), Some(&key));
     for arguments in [&["--commit"][..], &["--dry-run"], &["--json"], &["--dry-run", "--json"]] {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind};
+use crate::host::startable::require_startable;
+use crate::model::Commit;
+use crate::release::compose::plan::Consent;
 use crate::release::compose::{self, ComposeError, Report, Request};
 use crate::release::tree::cache::Cache;
 
@@ -30,6 +33,12 @@ pub struct Arguments {
     /// Secret key to sign commit and packs with; `rackstep release keygen` makes one.
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
+    /// Let the version name this release instead of another one, and the ref an older one than it does.
+    #[arg(long)]
+    replace: bool,
+    /// Let this release follow a signed one unsigned.
+    #[arg(long, conflicts_with = "sign_key")]
+    unsigned: bool,
     /// Write no packs; hosts then fetch object by object.
     #[arg(long)]
     no_pack: bool,
@@ -55,8 +64,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         lock: arguments.lock.as_deref(),
         repo: &arguments.repo,
         sign_key: arguments.sign_key.as_deref(),
+        consent: Consent { replace: arguments.replace, unsigned: arguments.unsigned },
         pack: !arguments.no_pack,
         mirror: arguments.mirror.as_deref(),
+        // Which commit it becomes does not matter to the readers.
+        require_startable: |release| Ok(require_startable(release, Commit::from_bytes([0; 32]))?),
     };
     let report = compose::compose(&request, &cache, work.path(), &Terminal::default()).map_err(explain)?;
     print(&report, arguments.json);
@@ -71,9 +83,11 @@ fn explain(error: ComposeError) -> Failure {
         _ => None,
     };
     let kind = match error {
-        ComposeError::Input(_) | ComposeError::NoLock { .. } | ComposeError::StaleLock { .. } => {
-            Kind::BadInput
-        }
+        ComposeError::Input(_)
+        | ComposeError::Start(_)
+        | ComposeError::NoLock { .. }
+        | ComposeError::StaleLock { .. } => Kind::BadInput,
+        ComposeError::Refused(_) => Kind::Refused,
         _ => Kind::Failed,
     };
     let failure = Failure::new(kind, error, UNCHANGED);

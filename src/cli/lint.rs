@@ -8,6 +8,7 @@ use crate::model::place::InputError;
 use crate::release::import::plan::report::Ledger;
 use crate::release::import::plan::tree::{Document, parse_documents};
 use crate::release::manifest::{Service, Treefile};
+use crate::release::tree::podcheck::PodCheck;
 
 /// Look over service definitions: moving tags, two owners of a port or volume, privileges, retired projects.
 ///
@@ -111,7 +112,7 @@ fn hint_of(message: &str) -> Option<&'static str> {
 }
 
 fn load(directory: &Path) -> Result<LintedService, InputError> {
-    Service::load(directory)?;
+    Service::load(directory, &PodCheck::new(directory))?;
     let service = document(&directory.join("service.yaml"))?;
     let names = service.root.get("pods").map(|pods| pods.words()).unwrap_or_default();
     let pods = names.iter().map(|name| document(&directory.join(name))).collect::<Result<_, _>>()?;

@@ -7,11 +7,12 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::docker::Docker;
-use crate::host::revision::{Refs, RevisionError, fetch_refs, resolve};
+use crate::host::revision::{Refs, RevisionError, fetch_refs, require_bound, resolve};
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
 use crate::model::{Commit, Deployment, HostConfig};
+use crate::ostree::repo::{CommitInfo, Repo};
 use crate::ostree::sysroot::Sysroot;
 use crate::release::pull::observe_remote;
 
@@ -66,11 +67,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         reboot: arguments.reboot,
         by_name: arguments.revision.is_some(),
     };
-    let created = match sysroot.created(commit) {
-        Some(created) => Some(created),
-        // Under its signature, so that nobody can pass an old release off as a new one.
-        None => Some(observe_signed(&config, commit, &sysroot)?),
-    };
+    let info = observe(&config, commit, &sysroot)?;
+    // The repo's summary is signed by nobody: what the commit says of itself is.
+    require_bound(&config.repo, name, &config.follows, &info)
+        .map_err(|error| Failure::new(Kind::Refused, error, NOTHING_CHANGED))?;
+    let created = Some(info.timestamp);
     let target = Target { commit, created, repo: config.repo.clone() };
     let plan =
         plan_upgrade(&deployments, runs.and_then(|runs| sysroot.created(runs.id.commit)), &target, request);
@@ -119,11 +120,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// When a release that is not here yet was made; its signature is checked.
-fn observe_signed(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Result<u64, Failure> {
+/// What a release says of itself; of one that is not here yet under its signature, so that nobody can pass an old release
+/// off as a new one.
+fn observe(config: &HostConfig, commit: Commit, sysroot: &Sysroot) -> Result<CommitInfo, Failure> {
+    if sysroot.created(commit).is_some() {
+        let path = sysroot.repo_path();
+        let info = Repo::open(&path).and_then(|repo| repo.commit_info(commit));
+        return info.map_err(|source| upgrade_failure(UpgradeError::Repo { path, source }, sysroot));
+    }
     let keys = trusted_keys(config).map_err(|error| upgrade_failure(error, sysroot))?;
     observe_remote(&config.repo, commit, &keys)
-        .map(|info| info.timestamp)
         .map_err(|source| upgrade_failure(UpgradeError::Pull { commit, source: Box::new(source) }, sysroot))
 }
 

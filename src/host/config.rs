@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{Digest, HostConfig};
+use crate::release::manifest::references::{Part, parts};
 
 use super::secrets::Secrets;
 use crate::rim::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
@@ -93,35 +94,26 @@ fn render_below(from: &Path, to: &Path, values: Values<'_>, open: bool) -> Resul
 /// Puts the values into `text`; `path` names it in errors.
 pub fn render_text(text: &str, path: &Path, values: Values<'_>) -> Result<String, ConfigError> {
     let mut rendered = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let (before, from) = rest.split_at(start);
-        rendered.push_str(before);
-        let inner = from.strip_prefix("${").and_then(|inner| inner.split_once('}')).map(|(inner, _)| inner);
-        let reference = inner.and_then(|inner| inner.split_once(':'));
-        match (inner, reference) {
-            (Some(inner), Some((kind @ ("secret" | "host"), name))) => {
-                let value = match (kind, name, values.host) {
-                    ("secret", name, _) => values.secrets.get(name),
-                    (_, "name", Some(host)) => Some(host.name.as_str()),
-                    (_, "address", Some(host)) => Some(host.address.as_str()),
-                    _ => None,
-                };
-                let value = value.ok_or_else(|| ConfigError::Reference {
-                    path: path.to_owned(),
-                    line: text[..text.len() - from.len()].matches('\n').count() + 1,
-                    reference: format!("${{{inner}}}"),
-                })?;
-                rendered.push_str(value);
-                rest = &from[inner.len() + 3..];
+    for part in parts(text) {
+        let (kind, name, written, line) = match part {
+            Part::Text(text) => {
+                rendered.push_str(text);
+                continue;
             }
-            _ => {
-                rendered.push_str("${");
-                rest = &from[2..];
-            }
-        }
+            Part::Reference { kind, name, written, line } => (kind, name, written, line),
+        };
+        let value = match (kind, name, values.host) {
+            ("secret", name, _) => values.secrets.get(name),
+            (_, "name", Some(host)) => Some(host.name.as_str()),
+            (_, "address", Some(host)) => Some(host.address.as_str()),
+            _ => None,
+        };
+        rendered.push_str(value.ok_or_else(|| ConfigError::Reference {
+            path: path.to_owned(),
+            line,
+            reference: written.to_owned(),
+        })?);
     }
-    rendered.push_str(rest);
     Ok(rendered)
 }
 

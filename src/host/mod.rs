@@ -19,6 +19,7 @@ pub mod readiness;
 pub mod records;
 pub mod revision;
 pub mod secrets;
+pub mod startable;
 pub mod status;
 pub mod upgrade;
 pub mod verify;

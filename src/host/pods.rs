@@ -33,7 +33,7 @@ pub enum PodError {
         path: PathBuf,
         /// Where and why.
         #[source]
-        source: serde_yaml_ng::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It is not a pod that we can run.
     #[error("pod {path}: {problem}")]
@@ -79,10 +79,16 @@ pub fn read_pods(directory: &Path) -> Result<BTreeMap<String, PodFile>, PodError
 
 /// Parses one pod; `path` names it in errors.
 pub fn parse_pod(text: &str, path: &Path) -> Result<PodFile, PodError> {
-    let parse = |source| PodError::Parse { path: path.to_owned(), source };
+    let parse =
+        |source: Box<dyn std::error::Error + Send + Sync>| PodError::Parse { path: path.to_owned(), source };
     let unfit = |problem: &str| PodError::Unfit { path: path.to_owned(), problem: problem.to_owned() };
-    let value: Value = serde_yaml_ng::from_str(text).map_err(parse)?;
-    let pod: Pod = serde_yaml_ng::from_str(text).map_err(parse)?;
+    // Releases hold JSON, as kubelet's reader gave it; YAML is what the first releases held.
+    let value: Value = if text.starts_with('{') {
+        serde_json::from_str(text).map_err(|error| parse(error.into()))?
+    } else {
+        serde_yaml_ng::from_str(text).map_err(|error| parse(error.into()))?
+    };
+    let pod: Pod = serde_json::from_value(value.clone()).map_err(|error| parse(error.into()))?;
     let name = pod.metadata.name.clone().ok_or_else(|| unfit("it has no name"))?;
     let spec = pod.spec.as_ref().ok_or_else(|| unfit("it has no spec"))?;
     if spec.containers.is_empty() {
@@ -105,11 +111,18 @@ impl PodFile {
         self.pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
     }
 
+    /// Paths of the host that it mounts.
+    pub fn host_paths(&self) -> impl Iterator<Item = &str> {
+        self.volumes()
+            .iter()
+            .filter_map(|volume| volume.host_path.as_ref())
+            .map(|source| source.path.as_str())
+    }
+
     /// Directories below `/run/rackstep/config` that it mounts.
     fn config_directories(&self) -> Vec<PathBuf> {
         let config = Path::new(RUN).join("config");
-        let paths = self.volumes().iter().filter_map(|volume| volume.host_path.as_ref());
-        paths.map(|source| PathBuf::from(&source.path)).filter(|path| path.starts_with(&config)).collect()
+        self.host_paths().map(PathBuf::from).filter(|path| path.starts_with(&config)).collect()
     }
 
     /// What kubelet is to run, with everything pinned; `id_of` gives Docker's Id of an image that is there.

@@ -8,16 +8,17 @@
 //! Form of the summary: libostree's `OSTREE_SUMMARY_GVARIANT_FORMAT`, `(a(s(taya{sv}))a{sv})`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::model::commit::version_in_ref;
 use crate::model::{Commit, Deployment, Ref};
+use crate::ostree::repo::CommitInfo;
+use crate::rim::fetch::{Fetch, FetchError};
 
 /// Shortest beginning of a commit that is taken for one.
 const SHORTEST_PREFIX: usize = 4;
 
-/// How long the repo may take to answer for its summary.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest summary: 100 bytes a release, so that half a million releases fit.
+const SUMMARY_LIMIT: u64 = 64 << 20;
 
 /// Why no single commit is meant.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +30,7 @@ pub enum RevisionError {
         url: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: FetchError,
     },
     /// The summary is not one.
     #[error("the summary of {url} is damaged")]
@@ -55,6 +56,48 @@ pub enum RevisionError {
     },
 }
 
+/// A signed release stands under a name that is not its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url} gives release {} for {asked}, but what was signed is {signed}", commit.short())]
+pub struct NotBound {
+    /// The repo.
+    pub url: String,
+    /// What was asked for.
+    pub asked: String,
+    /// The commit that the server named.
+    pub commit: Commit,
+    /// Version and refs that the commit says of itself.
+    pub signed: String,
+}
+
+/// Requires that the commit says of itself what was asked for: the summary, which names it, is signed by nobody.
+///
+/// Without a name the commit must be bound to the ref that the host follows, with a ref to that ref, with a version it must
+/// be of that version. Who names a commit by its own digits has named exactly this one.
+pub fn require_bound(
+    url: &str,
+    name: Option<&str>,
+    follows: &Ref,
+    info: &CommitInfo,
+) -> Result<(), NotBound> {
+    let is_bound = |name: &str| info.refs.iter().any(|bound| bound == name);
+    let version = info.version.as_deref();
+    let bound = match name {
+        None => is_bound(follows.as_str()),
+        Some(name) => {
+            let of_version = |name| version == Some(name);
+            let by_digits = name.len() >= SHORTEST_PREFIX && info.commit.hex().starts_with(name);
+            is_bound(name) || of_version(name) || version_in_ref(name).is_some_and(of_version) || by_digits
+        }
+    };
+    if bound {
+        return Ok(());
+    }
+    let asked = name.map_or_else(|| format!("the newest of {follows}"), |name| format!("{name:?}"));
+    let signed = format!("version {} of {}", version.unwrap_or("none"), info.refs.join(", "));
+    Err(NotBound { url: url.to_owned(), asked, commit: info.commit, signed })
+}
+
 fn list(commits: &[Commit]) -> String {
     commits.iter().map(Commit::short).collect::<Vec<_>>().join(", ")
 }
@@ -65,11 +108,8 @@ pub type Refs = BTreeMap<String, Commit>;
 /// Fetches the refs of the repo at `url`.
 pub fn fetch_refs(url: &str) -> Result<Refs, RevisionError> {
     let address = format!("{}/summary", url.trim_end_matches('/'));
-    let fetch = || -> Result<_, reqwest::Error> {
-        let client = crate::rim::tls::blocking_client().timeout(TIMEOUT).build()?;
-        client.get(&address).send()?.error_for_status()?.bytes()
-    };
-    let bytes = fetch().map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;
+    let fetched = Fetch::new().and_then(|fetch| fetch.get_whole(&address, SUMMARY_LIMIT));
+    let bytes = fetched.map_err(|source| RevisionError::Fetch { url: address.clone(), source })?;
     parse_summary(&bytes).ok_or(RevisionError::Damaged { url: address })
 }
 
@@ -124,6 +164,7 @@ pub fn resolve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Digest;
 
     fn commit(start: &str) -> Commit {
         format!("{start:0<64}").parse().unwrap()
@@ -155,6 +196,43 @@ mod tests {
             let found = resolve("http://repo", name, &follows, &refs(), &[]).ok();
             assert_eq!(found, expected.map(commit), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_release_under_another_name_is_not_taken() {
+        let follows: Ref = "rackstep/x86_64/host".parse().unwrap();
+        let bound = vec!["rackstep/x86_64/host".to_owned(), "releases/host/1.0.0".to_owned()];
+        let info = CommitInfo {
+            commit: commit("abc1"),
+            version: Some("1.0.0".to_owned()),
+            timestamp: 0,
+            parent: None,
+            subject: String::new(),
+            refs: bound,
+            metadata: Vec::new(),
+            root: (Digest::of(b"tree"), Digest::of(b"meta")),
+        };
+        let other: Ref = "rackstep/x86_64/other".parse().unwrap();
+        for (name, follows, taken) in [
+            (None, &follows, true),
+            (None, &other, false),
+            (Some("1.0.0"), &other, true),
+            (Some("4.0.0"), &follows, false),
+            (Some("releases/host/1.0.0"), &follows, true),
+            (Some("releases/host/4.0.0"), &follows, false),
+            (Some("rackstep/x86_64/host"), &other, true),
+            (Some("rackstep/x86_64/other"), &follows, false),
+            (Some("abc1"), &other, true),
+            (Some("abc2"), &other, false),
+        ] {
+            let told = require_bound("http://repo", name, follows, &info);
+            assert_eq!(told.is_ok(), taken, "{name:?} {told:?}");
+        }
+        let told = require_bound("http://repo", Some("4.0.0"), &follows, &info).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "http://repo gives release abc1000000 for \"4.0.0\", but what was signed is version 1.0.0 of rackstep/x86_64/host, releases/host/1.0.0"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod image_ref;
 pub mod imaging;
 pub mod journal;
+pub mod kernel_argument;
 pub mod kernel_arguments;
 pub mod machine;
 pub mod object;

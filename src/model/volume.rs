@@ -31,6 +31,26 @@ pub struct Volume {
     pub mode: Option<String>,
 }
 
+impl Volume {
+    /// The octal mode as a number; 0755 if none is given. The error tells what is wrong with it.
+    pub fn parse_mode(&self) -> Result<u32, String> {
+        let Some(text) = &self.mode else { return Ok(0o755) };
+        let mode = u32::from_str_radix(text, 8).map_err(|error| format!("mode {text:?}: {error}"))?;
+        if mode > 0o7777 { Err(format!("mode {text:?} is over 7777")) } else { Ok(mode) }
+    }
+
+    /// The owner as numbers of user and group; none if none is given. The error tells what is wrong with it.
+    pub fn parse_owner(&self) -> Result<Option<(u32, u32)>, String> {
+        let Some(text) = &self.owner else { return Ok(None) };
+        let pair =
+            text.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+        let wrong = || {
+            format!("owner {text:?} is not \"uid:gid\" in numbers: a host's names are not the containers'")
+        };
+        pair.map(Some).ok_or_else(wrong)
+    }
+}
+
 /// What a rollback may do to a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,4 +61,27 @@ pub enum VolumePolicy {
     Keep,
     /// May be lost at any time (queues, caches).
     Disposable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_and_owners_are_numbers() {
+        let volume = |owner: Option<&str>, mode: Option<&str>| Volume {
+            policy: VolumePolicy::Keep,
+            owner: owner.map(str::to_owned),
+            mode: mode.map(str::to_owned),
+        };
+        assert_eq!(volume(None, None).parse_mode(), Ok(0o755));
+        assert_eq!(volume(None, Some("0750")).parse_mode(), Ok(0o750));
+        assert_eq!(volume(Some("7:8"), None).parse_owner(), Ok(Some((7, 8))));
+        for wrong in ["rwx", "0999", "17777777", "99999"] {
+            assert!(volume(None, Some(wrong)).parse_mode().is_err(), "{wrong}");
+        }
+        for wrong in ["nobody:nogroup", "7", ":", "7:"] {
+            assert!(volume(Some(wrong), None).parse_owner().is_err(), "{wrong}");
+        }
+    }
 }

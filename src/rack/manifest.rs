@@ -191,7 +191,7 @@ fn require_disk_rule(source: &SourceText, host: &RackHost) -> Result<(), InputEr
 }
 
 fn is_kernel_argument(text: &str) -> bool {
-    !text.is_empty() && !text.contains(|c: char| c.is_control() || c == ' ' || c == '$')
+    crate::model::kernel_argument::problem_of(text).is_none()
 }
 
 /// The last line that holds `thing`, whatever the case: the second one of two.

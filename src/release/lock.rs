@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::tree::binaries::{self, BinaryError};
 use super::tree::cache::Cache;
 use super::tree::images::{ImageError, Images};
+use super::tree::podcheck::PodCheck;
 use crate::model::place::InputError;
 use crate::model::{Digest, Progress};
 use crate::release::manifest::lock::LOCK_FORMAT;
@@ -63,8 +64,12 @@ pub enum LockError {
 
 /// Reads the services of a treefile; a later one of the same name replaces an earlier one.
 pub fn load_services(treefile: &Treefile) -> Result<Vec<Service>, InputError> {
-    let services = treefile.services.iter().map(|dir| Service::load(dir)).collect::<Result<_, _>>()?;
-    Ok(service::last_of_each(services))
+    let near = treefile.services.first().map(PathBuf::as_path).unwrap_or(Path::new("."));
+    let pods = PodCheck::new(near);
+    let services = treefile.services.iter().map(|dir| Service::load(dir, &pods)).collect::<Result<_, _>>()?;
+    let services = service::last_of_each(services);
+    service::check_together(&services)?;
+    Ok(services)
 }
 
 /// Resolves everything.

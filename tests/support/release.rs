@@ -42,6 +42,8 @@ pub struct Recipe {
     pub trees: bool,
     /// Versions that it upgrades from; none: any.
     pub upgrade_from: Vec<String>,
+    /// A file of the release that is left out, so that no host could start it.
+    pub missing: Option<&'static str>,
 }
 
 impl Recipe {
@@ -54,6 +56,7 @@ impl Recipe {
             wrong_layer: false,
             trees: false,
             upgrade_from: vec![],
+            missing: None,
         }
     }
 }
@@ -177,12 +180,17 @@ fn write_tree(root: &Path, recipe: &Recipe, version: &str) -> Vec<(String, Pinne
     );
     write("kernel-arguments.json", json!(["quiet", format!("release={number}")]));
     write("phases.json", json!({ "format": 1, "phases": [], "pods_after": {} }));
+    write("secrets.json", json!({ "format": 1, "secrets": {} }));
+    write("volumes.json", json!({ "format": 1, "volumes": {} }));
     for name in ["database", "service"] {
         let containers = json!([{ "name": name, "image": name }]);
         write(
             &format!("pods/{name}.yaml"),
-            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": { "containers": containers } }),
+            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": { "hostNetwork": true, "containers": containers } }),
         );
+    }
+    if let Some(name) = recipe.missing {
+        fs::remove_file(release.join(name)).unwrap();
     }
     images
 }

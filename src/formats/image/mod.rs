@@ -57,7 +57,8 @@ impl Default for Limits {
             entries: 4_000_000,
             // Go's archive/tar, and so dockerd, refuses more than 1 MiB.
             extension_bytes: 1 << 20,
-            name_bytes: 64 << 10,
+            // As much as its header may have: Go has no limit of its own.
+            name_bytes: 1 << 20,
             // What registries accept for a manifest; Docker refuses configs above 4 MiB too.
             description_bytes: 4 << 20,
         }

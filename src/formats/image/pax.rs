@@ -126,14 +126,10 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
     }
 }
 
+/// A number as Go's `strconv.ParseInt` takes it, sign and all, if it is not negative.
 fn parse_decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0u64, |value, &b| match b {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(b - b'0')),
-        _ => None,
-    })
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    number.try_into().ok()
 }
 
 #[cfg(test)]
@@ -146,6 +142,7 @@ mod tests {
                      40 SCHILY.xattr.security.capability=\x01\0\0\n";
         let records = PaxRecords::parse(data).unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"c=d"[..]));
+        assert_eq!(PaxRecords::parse(b"11 size=+7\n+11 uid=+7\n"), PaxRecords::parse(b"9 size=7\n8 uid=7\n"));
         assert_eq!((records.size, records.uid, records.gid), (Some(7), Some(1000), None));
         assert_eq!(records.capability.as_deref(), Some(&b"\x01\0\0"[..]));
     }

@@ -57,8 +57,13 @@ pub struct ConfigParts {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct RootFs {
     /// Digests of the uncompressed layers, lowest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     pub diff_ids: Vec<Digest>,
+}
+
+/// Go writes an empty list as `null`.
+fn null_is_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Digest>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Reads a config and requires our platform.
@@ -101,6 +106,30 @@ pub fn is_for_us(descriptor: &Descriptor) -> bool {
     descriptor.platform().as_ref().is_none_or(|platform| {
         platform.os().to_string() == OS && platform.architecture().to_string() == ARCHITECTURE
     })
+}
+
+/// The descriptor for our platform, of several the one for the oldest processors: an image for x86-64-v3 does not start on
+/// others, and the order of an index means nothing.
+pub fn choose_for_us<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Option<&'a Descriptor> {
+    let level = |descriptor: &&Descriptor| {
+        let platform = descriptor.platform().as_ref();
+        match platform.map(|platform| platform.variant().as_deref().unwrap_or_default()) {
+            Some("" | "v1") => 0,
+            None => 1,
+            Some("v2") => 2,
+            Some("v3") => 3,
+            Some(_) => 4,
+        }
+    };
+    descriptors.filter(|descriptor| is_for_us(descriptor)).min_by_key(level)
+}
+
+/// True when a manifest is that of an image, and not of a signature or an attestation in an image's form.
+pub fn is_image(manifest: &ImageManifest) -> bool {
+    let is_config = |kind: String| kind.contains(".image.config.") || kind.contains(".container.image.v1");
+    let is_layer = |kind: String| kind.contains(".image.layer.") || kind.contains(".image.rootfs.");
+    is_config(manifest.config().media_type().to_string())
+        && manifest.layers().iter().all(|layer| is_layer(layer.media_type().to_string()))
 }
 
 /// A manifest over uncompressed layers: for images that come without one, and for archives that we write.

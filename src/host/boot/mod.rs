@@ -27,9 +27,7 @@ use crate::model::release::RELEASE_FORMAT;
 use crate::model::secret::SECRETS_FORMAT;
 use crate::model::status::ContainerStatus;
 use crate::model::volume::VOLUMES_FORMAT;
-use crate::model::{
-    Commit, HostConfig, PhaseSet, Progress, ReleaseInfo, ReleasePins, SecretSet, Volume, VolumeSet,
-};
+use crate::model::{Commit, HostConfig, PhaseSet, Progress, ReleaseInfo, ReleasePins, SecretSet, VolumeSet};
 
 use super::config::{ConfigError, Values, render_directory};
 use super::identity;
@@ -266,7 +264,8 @@ fn ensure_volumes(release: &Release, places: &Places) -> Result<usize, BootError
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return Err(error("not a name of a volume".to_owned()));
         }
-        let (mode, owner) = parse_volume(volume).map_err(error)?;
+        let mode = volume.parse_mode().map_err(error)?;
+        let owner = volume.parse_owner().map_err(error)?;
         let path = places.volumes().join(name);
         if ensure_directory(&path, mode)? {
             if let Some((user, group)) = owner {
@@ -276,23 +275,6 @@ fn ensure_volumes(release: &Release, places: &Places) -> Result<usize, BootError
         }
     }
     Ok(new)
-}
-
-fn parse_volume(volume: &Volume) -> Result<(u32, Option<(u32, u32)>), String> {
-    let mode = match &volume.mode {
-        None => 0o755,
-        Some(text) => u32::from_str_radix(text, 8).map_err(|error| format!("mode {text:?}: {error}"))?,
-    };
-    let owner = match &volume.owner {
-        None => None,
-        Some(text) => {
-            let pair = text
-                .split_once(':')
-                .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
-            Some(pair.ok_or_else(|| format!("owner {text:?} is not \"uid:gid\" in numbers"))?)
-        }
-    };
-    Ok((mode, owner))
 }
 
 fn read_host(path: &Path) -> Result<Option<HostConfig>, BootError> {

@@ -16,6 +16,7 @@ use std::process::Command;
 use crate::docker::{Docker, DockerError, VerifyError};
 use crate::formats::image::store::ImageStore;
 use crate::host::prepare::{PrepareError, prepare_images};
+use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
 use crate::model::kernel_arguments;
 use crate::model::pins::{PinsError, ReleasePins};
@@ -85,6 +86,15 @@ pub enum UpgradeError {
         #[source]
         source: PinsError,
     },
+    /// The release would stop the host's boot.
+    #[error("release {commit} could not start")]
+    Start {
+        /// The commit.
+        commit: Commit,
+        /// What its boot would stumble over.
+        #[source]
+        source: Box<StartError>,
+    },
     /// The release may not follow what the host has.
     #[error("release {commit} ({version}) upgrades from {}, not from {found}", from.join(", "))]
     NotFrom {
@@ -143,7 +153,8 @@ impl UpgradeError {
         match self {
             Self::Verify(VerifyError::Bad { .. })
             | Self::Release(ReleaseError::Bad { .. })
-            | Self::NotFrom { .. } => true,
+            | Self::NotFrom { .. }
+            | Self::Start { .. } => true,
             Self::Pull { source, .. } => source.is_refusal(),
             Self::Import(source) => source.is_refusal(),
             _ => false,
@@ -243,6 +254,8 @@ impl Run<'_> {
             }
         };
         self.host.progress.end("");
+        require_startable(&staged.path().join(RELEASE_DIR), commit)
+            .map_err(|source| UpgradeError::Start { commit, source: Box::new(source) })?;
         self.checkout = Some(staged.path().to_owned());
         self.staged = Some(staged);
         Ok(())

@@ -21,8 +21,10 @@ use super::tree::services::{self, ServiceError};
 use super::tree::writer::{self, WriteError};
 use crate::model::place::InputError;
 use crate::model::release::RELEASE_FORMAT;
-use crate::model::{Commit, Digest, PinnedImage, Progress, ReleaseInfo};
-use crate::release::compose::plan::{ComposePlan, Inputs, Verdict, plan_compose};
+use crate::model::{Commit, Digest, PinnedImage, Progress, RELEASE_DIR, ReleaseInfo};
+use crate::release::compose::plan::{
+    ComposePlan, Consent, Inputs, Refusal, Verdict, plan_compose, require_publishable,
+};
 use crate::release::manifest::service::{self, WantedImage};
 use crate::release::manifest::{Lock, Service, Treefile};
 use crate::rim::command::CommandError;
@@ -75,6 +77,12 @@ pub enum ComposeError {
     /// Files of the project.
     #[error("reading the inputs")]
     File(#[from] FileError),
+    /// It would take a name from another release.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A host could not start it.
+    #[error("the release could not start")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The finished tree.
     #[error("looking at the tree")]
     Tree(#[from] PackageError),
@@ -97,11 +105,18 @@ pub struct Request<'a> {
     pub repo: &'a Path,
     /// Key to sign with.
     pub sign_key: Option<&'a Path>,
+    /// What is refused otherwise.
+    pub consent: Consent,
     /// Write packs for transport.
     pub pack: bool,
     /// Where packages come from; none: the machine's own apt knows.
     pub mirror: Option<&'a str>,
+    /// Tells whether a host could start the release whose finished files are in a directory.
+    pub require_startable: StartCheck,
 }
+
+/// Reads a release's finished files as a host's boot does. A host's readers are above this room.
+pub type StartCheck = fn(&Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -142,6 +157,10 @@ pub fn compose(
         }
         Verdict::Compose(plan) => plan,
     };
+    let Treefile { follows, name, version, .. } = &read.treefile;
+    let published = writer::observe_published(request.repo, follows, name, version)?;
+    let names = (follows.as_str(), version.as_str());
+    require_publishable(&published, names, read.lock.created, request.sign_key.is_some(), request.consent)?;
     let pins = get_images(request, cache, &read, progress)?;
     let root = make_tree(request, cache, work, &read, &pins, &plan, progress)?;
     let kernel = initramfs::observe_kernel(&root)?;
@@ -338,6 +357,7 @@ fn make_tree(
         upgrade_from: read.treefile.upgrade_from.clone(),
     };
     services::install(&root, cache, &read.services, pins, &release)?;
+    (request.require_startable)(&root.join(RELEASE_DIR)).map_err(ComposeError::Start)?;
     // The work directory is private; the root of a host is not.
     files::set_mode(&root, 0o755)?;
     progress.end(&format!("{} services", read.services.len()));

@@ -80,9 +80,118 @@ fn digest_of(value: &impl Serialize) -> Digest {
     Digest::of(serde_json::to_string(value).unwrap_or_default().as_bytes())
 }
 
+/// What a repo has published under the names of a new release.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The newest release of the ref.
+    pub head: Option<PublishedHead>,
+    /// The release that the version names now.
+    pub version: Option<Commit>,
+}
+
+/// The newest release of a ref.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedHead {
+    /// Its commit.
+    pub commit: Commit,
+    /// Its lock's time, in seconds since 1970.
+    pub created: u64,
+    /// Whether it carries a signature.
+    pub signed: bool,
+}
+
+/// What a person consents to that is refused otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Consent {
+    /// A version may name another release than before, and a ref an older one.
+    pub replace: bool,
+    /// An unsigned release may follow a signed one.
+    pub unsigned: bool,
+}
+
+/// Why a release is not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The version is a release's already.
+    #[error("version {version} is release {} already: give the new contents a new version, or --replace the release", commit.short())]
+    VersionTaken {
+        /// The version.
+        version: String,
+        /// The release.
+        commit: Commit,
+    },
+    /// The ref's newest release was locked later.
+    #[error("the newest release of {follows}, {}, was locked after this one, which would take the ref back: lock again, or say --replace", commit.short())]
+    GoesBack {
+        /// The ref.
+        follows: String,
+        /// Its newest release.
+        commit: Commit,
+    },
+    /// Hosts that trust a key would refuse it.
+    #[error("the newest release of {follows}, {}, is signed, and hosts that trust its key refuse an unsigned one: --sign-key, or say --unsigned", commit.short())]
+    Unsigned {
+        /// The ref.
+        follows: String,
+        /// Its newest release.
+        commit: Commit,
+    },
+}
+
+/// Decides whether a new release may take its names: a version keeps its meaning, and a ref goes forward.
+pub fn require_publishable(
+    published: &Published,
+    (follows, version): (&str, &str),
+    created: u64,
+    signed: bool,
+    consent: Consent,
+) -> Result<(), Refusal> {
+    if let Some(commit) = published.version.filter(|_| !consent.replace) {
+        return Err(Refusal::VersionTaken { version: version.to_owned(), commit });
+    }
+    let Some(head) = &published.head else { return Ok(()) };
+    let (follows, commit) = (follows.to_owned(), head.commit);
+    if head.created > created && !consent.replace {
+        return Err(Refusal::GoesBack { follows, commit });
+    }
+    if head.signed && !signed && !consent.unsigned {
+        return Err(Refusal::Unsigned { follows, commit });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_keeps_its_meaning_and_a_ref_goes_forward() {
+        let commit: Commit = "a".repeat(64).parse().unwrap();
+        let head = |created, signed| Some(PublishedHead { commit, created, signed });
+        let empty = Published::default();
+        let taken = Published { head: head(5, false), version: Some(commit) };
+        let newer = Published { head: head(9, false), version: None };
+        let signed = Published { head: head(5, true), version: None };
+        let (replace, unsigned) =
+            (Consent { replace: true, unsigned: false }, Consent { replace: false, unsigned: true });
+        let none = Consent::default();
+        for (published, signs, consent, refused) in [
+            (&empty, false, none, None),
+            (&taken, false, none, Some("version 1.1.0 is release aaaaaaaaaa already")),
+            (&taken, false, replace, None),
+            (&newer, false, none, Some("the newest release of a/b, aaaaaaaaaa, was locked after this one")),
+            (&newer, false, replace, None),
+            (&signed, false, none, Some("the newest release of a/b, aaaaaaaaaa, is signed")),
+            (&signed, false, replace, Some("the newest release of a/b, aaaaaaaaaa, is signed")),
+            (&signed, false, unsigned, None),
+            (&signed, true, none, None),
+        ] {
+            let told = require_publishable(published, ("a/b", "1.1.0"), 7, signs, consent).err();
+            let told = told.map(|refusal| refusal.to_string());
+            assert_eq!(told.is_some(), refused.is_some(), "{told:?}");
+            assert!(told.unwrap_or_default().starts_with(refused.unwrap_or_default()), "{refused:?}");
+        }
+    }
 
     fn inputs() -> Inputs {
         Inputs {

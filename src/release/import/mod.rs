@@ -15,6 +15,7 @@ use crate::release::import::plan::compose::Beside;
 use crate::release::import::plan::workload::ConfigFile;
 use crate::release::import::plan::{Form, Text};
 use crate::release::manifest::Service;
+use crate::release::tree::podcheck::PodCheck;
 
 /// Larger files are not configuration.
 const LARGEST: u64 = 4 << 20;
@@ -162,8 +163,9 @@ pub fn write(
         let mode = if file.executable { 0o755 } else { 0o644 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(fail(&path))?;
     }
+    let pods = PodCheck::new(output);
     for name in &names {
-        Service::load(&made.path().join(name)).map_err(ImportError::Load)?;
+        Service::load(&made.path().join(name), &pods).map_err(ImportError::Load)?;
     }
     let mut written = Vec::new();
     for name in names {

@@ -5,6 +5,9 @@
 
 pub mod image;
 pub mod lock;
+pub mod pod;
+pub mod read;
+pub mod references;
 pub mod service;
 pub mod treefile;
 

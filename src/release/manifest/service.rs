@@ -10,12 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::pod::{Pod, PodReader, PodText};
+use super::read::{is_entry_name, read_bytes, stays_inside};
+use super::references;
 use super::{ImageSource, Origin};
 use crate::model::phase::PHASES_FORMAT;
 use crate::model::pins::PINS_FORMAT;
 use crate::model::place::{InputError, SourceText};
+use crate::model::secret::Secret;
+use crate::model::volume::Volume;
 use crate::model::{PhaseKind, PinSet, PinnedImage};
 
 /// The file in a service's directory.
@@ -35,9 +40,9 @@ struct ServiceFile {
     #[serde(default)]
     config: Option<String>,
     #[serde(default)]
-    secrets: BTreeMap<String, Value>,
+    secrets: BTreeMap<String, Secret>,
     #[serde(default)]
-    volumes: BTreeMap<String, Value>,
+    volumes: BTreeMap<String, Volume>,
     #[serde(default)]
     phases: Vec<PhaseEntry>,
     #[serde(default)]
@@ -61,14 +66,6 @@ struct PhaseEntry {
     user: Option<String>,
 }
 
-/// One pod, parsed but not yet pinned.
-#[derive(Debug, Clone)]
-struct Pod {
-    name: String,
-    value: Value,
-    source: SourceText,
-}
-
 /// A service, checked against itself.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -81,19 +78,20 @@ pub struct Service {
     /// The directory of configuration files, if it has one.
     pub config: Option<PathBuf>,
     pods: Vec<Pod>,
-    secrets: BTreeMap<String, Value>,
-    volumes: BTreeMap<String, Value>,
+    secrets: BTreeMap<String, Secret>,
+    volumes: BTreeMap<String, Volume>,
     phases: Vec<PhaseEntry>,
     pods_after: BTreeMap<String, Vec<String>>,
+    source: SourceText,
 }
 
 /// Reads one file of a service's directory by its relative name.
-pub type ReadFile<'a> = &'a mut dyn FnMut(&str) -> std::io::Result<String>;
+pub type ReadFile<'a> = &'a mut dyn FnMut(&str) -> std::io::Result<Vec<u8>>;
 
 impl Service {
-    /// Reads the service in `dir`.
-    pub fn load(dir: &Path) -> Result<Self, InputError> {
-        let service = Self::load_with(dir, &mut |name| std::fs::read_to_string(dir.join(name)))?;
+    /// Reads the service in `dir`; `pods` reads its pods.
+    pub fn load(dir: &Path, pods: &dyn PodReader) -> Result<Self, InputError> {
+        let service = Self::load_with(dir, &mut |name| read_bytes(&dir.join(name)), pods)?;
         let missing = |what: &str, path: &Path| {
             InputError::of_file(
                 &dir.join(SERVICE_FILE).display().to_string(),
@@ -113,12 +111,14 @@ impl Service {
     }
 
     /// Reads a service's files through `read`: the part without a file system.
-    pub fn load_with(dir: &Path, read: ReadFile<'_>) -> Result<Self, InputError> {
+    pub fn load_with(dir: &Path, read: ReadFile<'_>, reader: &dyn PodReader) -> Result<Self, InputError> {
         let shown = |name: &str| dir.join(name).display().to_string();
-        let mut text_of = |name: &str| {
+        let mut bytes_of = |name: &str| {
             read(name).map_err(|error| InputError::of_file(&shown(name), format!("cannot be read: {error}")))
         };
-        let source = SourceText::new(shown(SERVICE_FILE), text_of(SERVICE_FILE)?);
+        let bytes = bytes_of(SERVICE_FILE)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let source = SourceText::new(shown(SERVICE_FILE), text.trim_start_matches('\u{feff}'));
         let file: ServiceFile = source.parse()?;
         let mut images = BTreeMap::new();
         for (name, entry) in &file.images {
@@ -126,10 +126,20 @@ impl Service {
             let wrong = |message| source.error("images", name, format!("image {name}: {message}"));
             images.insert(name.clone(), origin.map_err(wrong)?);
         }
-        let mut pods = Vec::new();
+        let mut texts = Vec::new();
         for name in &file.pods {
-            let text = text_of(name).map_err(|error| source.error("pods", name, error.to_string()))?;
-            pods.push(Pod::parse(SourceText::new(shown(name), text), &images)?);
+            let outside = || source.error("pods", name, format!("{name:?} leaves the service's directory"));
+            let inside = stays_inside(name).then_some(()).ok_or_else(outside);
+            let bytes = inside.and_then(|()| {
+                bytes_of(name).map_err(|error| source.error("pods", name, error.to_string()))
+            })?;
+            texts.push(PodText { file: shown(name), bytes });
+        }
+        let values = if texts.is_empty() { Vec::new() } else { reader.read(&texts)? };
+        let pods = texts.iter().zip(values).map(|(text, value)| Pod::parse(text, value, &images));
+        let pods = pods.collect::<Result<Vec<_>, _>>()?;
+        if let Some(config) = file.config.as_ref().filter(|config| !stays_inside(config)) {
+            return Err(source.error("config", config, format!("{config:?} leaves the service's directory")));
         }
         let service = Self {
             name: file.name,
@@ -141,9 +151,39 @@ impl Service {
             volumes: file.volumes,
             phases: file.phases,
             pods_after: file.pods_after,
+            source,
         };
-        service.check(&source)?;
+        service.check_names()?;
+        service.check(&service.source)?;
         Ok(service)
+    }
+
+    /// Names become files and directories of the host, below those of their kind.
+    fn check_names(&self) -> Result<(), InputError> {
+        let source = &self.source;
+        let name = &self.name;
+        // A configuration's directory, an image's tag in Docker, and part of a container's name.
+        if !is_entry_name(name) || name.contains(char::is_whitespace) {
+            return Err(source.error("name", name, format!("{name:?} is not a name of a service")));
+        }
+        for (index, pod) in self.pods.iter().enumerate() {
+            if self.pods[..index].iter().any(|earlier| earlier.name == pod.name) {
+                let message = format!("pod {} is defined twice", pod.name);
+                return Err(source.error("pods", "pods", message));
+            }
+        }
+        if let Some(secret) = self.secrets.keys().find(|secret| !is_entry_name(secret)) {
+            return Err(source.error("secrets", secret, format!("{secret:?} is not a name of a secret")));
+        }
+        for (name, volume) in &self.volumes {
+            let wrong = |problem: String| source.error("volumes", name, format!("volume {name}: {problem}"));
+            if !is_entry_name(name) {
+                return Err(wrong("not a name of a volume".to_owned()));
+            }
+            volume.parse_mode().map_err(wrong)?;
+            volume.parse_owner().map_err(wrong)?;
+        }
+        Ok(())
     }
 
     fn check(&self, source: &SourceText) -> Result<(), InputError> {
@@ -157,6 +197,9 @@ impl Service {
                     &phase.image,
                     format!("image {} is not among the service's images", phase.image),
                 );
+            }
+            if !is_entry_name(&phase.id) || phase.id.contains(char::is_whitespace) {
+                return wrong(&phase.id, "not a name of a phase".to_owned());
             }
             if phase.command.is_empty() {
                 return wrong(&phase.id, "command is empty".to_owned());
@@ -206,70 +249,6 @@ impl Service {
     }
 }
 
-impl Pod {
-    fn parse(source: SourceText, images: &BTreeMap<String, Origin>) -> Result<Self, InputError> {
-        let value: Value = source.parse()?;
-        let wrong = |message: String| Err(InputError::of_file(&source.file, message));
-        if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
-            return wrong("not a Pod of apiVersion v1".to_owned());
-        }
-        let Some(name) = value["metadata"]["name"].as_str().map(str::to_owned) else {
-            return wrong("metadata.name is missing".to_owned());
-        };
-        if value["spec"]["hostNetwork"] != true {
-            return wrong(format!(
-                "pod {name}: hostNetwork must be true: a host has no other network for pods"
-            ));
-        }
-        let mut containers = 0;
-        for container in
-            ["initContainers", "containers"].iter().filter_map(|key| value["spec"][key].as_array()).flatten()
-        {
-            containers += 1;
-            let image = container["image"].as_str().unwrap_or_default();
-            if !images.contains_key(image) {
-                let line = source.place("spec", image);
-                let known = images.keys().cloned().collect::<Vec<_>>().join(", ");
-                return Err(InputError {
-                    place: line,
-                    message: format!(
-                        "pod {name}: image {image:?} is not among the service's images ({known})"
-                    ),
-                });
-            }
-            if container["imagePullPolicy"].as_str().is_some_and(|policy| policy != "Never") {
-                return wrong(format!("pod {name}: imagePullPolicy must be Never: a host pulls no image"));
-            }
-        }
-        if containers == 0 {
-            return wrong(format!("pod {name}: has no container"));
-        }
-        Ok(Self { name, value, source })
-    }
-
-    /// The pod with its images by config digest.
-    fn render(&self, pins: &BTreeMap<String, PinnedImage>) -> Result<String, InputError> {
-        let mut value = self.value.clone();
-        for key in ["initContainers", "containers"] {
-            let Some(containers) = value["spec"].get_mut(key).and_then(Value::as_array_mut) else { continue };
-            for container in containers {
-                let image = container["image"].as_str().unwrap_or_default().to_owned();
-                let Some(pinned) = pins.get(&image) else {
-                    return Err(self.source.error(
-                        "spec",
-                        &image,
-                        format!("pod {}: image {image} is not pinned", self.name),
-                    ));
-                };
-                container["image"] = Value::String(pinned.config.to_string());
-                container["imagePullPolicy"] = Value::String("Never".to_owned());
-            }
-        }
-        serde_yaml_ng::to_string(&value)
-            .map_err(|error| InputError::of_file(&self.source.file, format!("pod {}: {error}", self.name)))
-    }
-}
-
 /// A later service of the same name takes the place of an earlier one.
 pub fn last_of_each(services: Vec<Service>) -> Vec<Service> {
     let mut kept: Vec<Service> = Vec::new();
@@ -280,6 +259,33 @@ pub fn last_of_each(services: Vec<Service>) -> Vec<Service> {
         }
     }
     kept
+}
+
+/// Checks services against each other: what one needs, another has.
+pub fn check_together(services: &[Service]) -> Result<(), InputError> {
+    let pods: BTreeSet<&str> =
+        services.iter().flat_map(|service| &service.pods).map(|pod| pod.name.as_str()).collect();
+    let phases: BTreeSet<&str> =
+        services.iter().flat_map(|service| &service.phases).map(|phase| phase.id.as_str()).collect();
+    let secrets: BTreeSet<&str> =
+        services.iter().flat_map(|service| service.secrets.keys()).map(String::as_str).collect();
+    for service in services {
+        for phase in &service.phases {
+            let unknown = phase.needs.iter().find(|need| match need.split_once('/') {
+                Some(("pod", pod)) => !pods.contains(pod),
+                Some(("phase", phase)) => !phases.contains(phase),
+                _ => true,
+            });
+            if let Some(need) = unknown {
+                let message = format!("phase {} needs {need}, which no service of the release has", phase.id);
+                return Err(service.source.error("phases", need, message));
+            }
+        }
+        if let Some(config) = &service.config {
+            references::check(config, &secrets)?;
+        }
+    }
+    Ok(())
 }
 
 /// A container image of a release, not yet resolved.
@@ -366,6 +372,9 @@ pub fn render(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
+    use super::super::pod::PlainReader;
     use super::*;
     use crate::model::{Digest, PinnedLayer};
 
@@ -373,11 +382,12 @@ mod tests {
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: keystone}\nspec:\n  hostNetwork: true\n  containers:\n    - name: a\n      image: keystone\n";
 
     fn load(service: &str, pod: &str) -> Result<Service, InputError> {
-        Service::load_with(Path::new("k"), &mut |name| match name {
-            "service.yaml" => Ok(service.to_owned()),
-            "pod.yaml" => Ok(pod.to_owned()),
+        let read = &mut |name: &str| match name {
+            "service.yaml" => Ok(service.as_bytes().to_vec()),
+            "pod.yaml" => Ok(pod.as_bytes().to_vec()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
-        })
+        };
+        Service::load_with(Path::new("k"), read, &PlainReader)
     }
 
     fn pins() -> BTreeMap<String, PinnedImage> {
@@ -477,7 +487,7 @@ mod tests {
             (
                 SERVICE.into(),
                 format!("{POD}      imagePullPolicy: Always\n"),
-                "k/pod.yaml: pod keystone: imagePullPolicy must be Never",
+                "k/pod.yaml:9:24: pod keystone: imagePullPolicy must be Never",
             ),
         ];
         for (service, pod, expected) in table {

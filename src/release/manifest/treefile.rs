@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{ImageSource, Origin};
 use crate::model::place::{InputError, Place, SourceText};
-use crate::model::{Digest, Ref};
+use crate::model::{Digest, Ref, kernel_argument};
 
 /// How deep fragments may include each other: deeper is a circle.
 const MAX_INCLUDE_DEPTH: usize = 16;
@@ -284,6 +284,15 @@ impl Merged {
         if let Some(package) = fragment.packages.iter().find(|package| !is_package_request(package)) {
             return wrong("packages", package, format!("packages: {package:?} is not the name of a package"));
         }
+        for argument in &fragment.kernel_arguments {
+            if let Some(problem) = kernel_argument::problem_of(argument) {
+                return wrong(
+                    "kernel_arguments",
+                    argument,
+                    format!("kernel_arguments: {argument:?}: {problem}"),
+                );
+            }
+        }
         for binary in &fragment.binaries {
             check_binary(binary).map_err(|message| error_in(&sources, "binaries", &binary.name, message))?;
         }
@@ -461,6 +470,14 @@ mod tests {
             (
                 format!("{BASE}packages:\n  - bash\n  - a b\n"),
                 "t.yaml:7:5: packages: \"a b\" is not the name of a package",
+            ),
+            (
+                format!("{BASE}kernel_arguments: [quiet, \"x='y\"]\n"),
+                "t.yaml:5:28: kernel_arguments: \"x='y\": it has a quote",
+            ),
+            (
+                format!("{BASE}kernel_arguments:\n- a b\n"),
+                "t.yaml:6:3: kernel_arguments: \"a b\": it has a blank, which ends an argument",
             ),
             (format!("{BASE}pakages: [bash]\n"), "t.yaml:5:1: unknown field `pakages`"),
             (format!("{BASE}packages: bash\n"), "t.yaml:5:11: packages: invalid type"),

@@ -34,6 +34,16 @@ pub enum HostError {
     /// A file.
     #[error("laying files over the tree")]
     File(#[from] FileError),
+    /// A file of ours that no host would ever see.
+    #[error("{source_path}: /{place} is not part of a release: {why}", source_path = source_path.display(), place = place.display())]
+    Lost {
+        /// The file in the overlay.
+        source_path: PathBuf,
+        /// Where it would stand in the tree, links resolved.
+        place: PathBuf,
+        /// Why it would be lost, and what to do instead.
+        why: &'static str,
+    },
     /// A program.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -139,15 +149,19 @@ fn ensure_packages(
 
 fn lay_files(inputs: &HostInputs<'_>, root: &Path) -> Result<(), HostError> {
     for files in &inputs.treefile.files {
-        files::lay_over(files, root)?;
+        for laid in files::lay_over(files, root, Path::new(""))? {
+            if let Some(why) = layout::why_lost(&laid.place) {
+                return Err(HostError::Lost { source_path: laid.source, place: laid.place, why });
+            }
+        }
     }
     for (path, program) in inputs.programs {
-        files::install(program, &root.join(path.trim_start_matches('/')), 0o755)?;
+        files::install(program, root, Path::new(path), 0o755)?;
     }
     // Kernel arguments of every host, for whoever writes its first boot entry.
     let arguments = serde_json::json!(inputs.treefile.kernel_arguments);
-    let file = root.join(RELEASE_DIR).join(KERNEL_ARGUMENTS);
-    files::write(&file, format!("{arguments:#}\n").as_bytes())?;
+    let file = Path::new(RELEASE_DIR).join(KERNEL_ARGUMENTS);
+    files::write(root, &file, format!("{arguments:#}\n").as_bytes())?;
     let units = &inputs.treefile.units;
     // In this order: what is enabled wins over what is disabled.
     for (verb, names) in [("disable", &units.disable), ("enable", &units.enable), ("mask", &units.mask)] {
@@ -170,7 +184,7 @@ fn postprocess(inputs: &HostInputs<'_>, root: &Path, progress: &dyn Progress) ->
     progress.begin("postprocess", Some(scripts.len() as u64));
     for script in scripts {
         let inside = root.join(SCRIPT_PATH);
-        files::install(script, &inside, 0o755)?;
+        files::install(script, root, Path::new(SCRIPT_PATH), 0o755)?;
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let outcome = chroot::run_in(
             root,

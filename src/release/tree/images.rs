@@ -24,6 +24,8 @@ use crate::rim::registry::{RegistryError, RegistryImage, Settings};
 
 /// The project's script that builds a container image from a recipe.
 const BUILD_SCRIPT: &str = "scripts/build-image.sh";
+/// Most layers of an image that Docker starts (`maxDepth` of its overlay2 driver less the container's own).
+const MAX_LAYERS: usize = 125;
 /// Below `/usr/lib/rackstep`.
 pub const IMAGES_DIR: &str = "images";
 const LAYERS_DIR: &str = "layers";
@@ -101,6 +103,14 @@ pub enum ImageError {
         /// What came.
         got: Digest,
     },
+    /// Docker's overlays end at 128 directories, its own among them: a host could not start it.
+    #[error("image {name} has {layers} layers, more than the {MAX_LAYERS} that a host can start: flatten it")]
+    TooManyLayers {
+        /// Image.
+        name: String,
+        /// As it is.
+        layers: usize,
+    },
     /// The script was not found.
     #[error(transparent)]
     Script(#[from] BinaryError),
@@ -147,6 +157,12 @@ impl<'a> Images<'a> {
 
     /// Finds out what the image `name` is.
     pub fn resolve(&self, name: &str, wanted: &WantedImage) -> Result<LockedImage, ImageError> {
+        let locked = self.describe(name, wanted)?;
+        require_layers(name, locked.layers.len())?;
+        Ok(locked)
+    }
+
+    fn describe(&self, name: &str, wanted: &WantedImage) -> Result<LockedImage, ImageError> {
         match &wanted.origin {
             Origin::Registry { image, insecure } => {
                 let mut source = self.open(name, image, *insecure)?;
@@ -271,6 +287,13 @@ impl<'a> Images<'a> {
     }
 }
 
+fn require_layers(name: &str, layers: usize) -> Result<(), ImageError> {
+    if layers <= MAX_LAYERS {
+        return Ok(());
+    }
+    Err(ImageError::TooManyLayers { name: name.to_owned(), layers })
+}
+
 fn read_error(name: &str, source: SourceError) -> ImageError {
     ImageError::Read { name: name.to_owned(), source: Box::new(source) }
 }
@@ -341,4 +364,16 @@ pub fn link_into<'a>(
 
 fn link_once(from: &Path, to: &Path) -> Result<(), ImageError> {
     if to.exists() { Ok(()) } else { link_tree(from, to).map_err(ImageError::from) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_of_more_layers_than_a_host_starts_is_refused() {
+        assert!(require_layers("web", 125).is_ok());
+        let told = require_layers("web", 126).unwrap_err().to_string();
+        assert!(told.starts_with("image web has 126 layers, more than the 125"), "{told}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Puts the services of a release into its tree, below `/usr/lib/rackstep`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::cache::Cache;
 use super::files::{self, FileError};
@@ -35,25 +35,19 @@ pub fn install(
     pins: &BTreeMap<String, PinnedImage>,
     release: &ReleaseInfo,
 ) -> Result<(), ServiceError> {
-    let dir = root.join(RELEASE_DIR);
+    let dir = Path::new(RELEASE_DIR);
     for (path, content) in service::render(services, pins)? {
-        files::write(&dir.join(path), &content)?;
+        files::write(root, &dir.join(path), &content)?;
     }
     for service in services {
         if let Some(config) = &service.config {
             let target = dir.join("config").join(&service.name);
-            files::write(&target.join(".keep"), b"")?;
-            files::lay_over(config, &target)?;
-            remove_keep(&target.join(".keep"))?;
+            files::lay_over(config, root, &target)?;
         }
     }
-    let target = dir.join(images::IMAGES_DIR);
+    let target = root.join(dir).join(images::IMAGES_DIR);
     images::link_into(cache, pins.values(), &target)?;
     files::set_mode(&target, IMAGES_MODE)?;
     let text = serde_json::to_string_pretty(release).unwrap_or_default();
-    Ok(files::write(&dir.join("release.json"), format!("{text}\n").as_bytes())?)
-}
-
-fn remove_keep(path: &Path) -> Result<(), FileError> {
-    std::fs::remove_file(path).map_err(|source| FileError { path: PathBuf::from(path), source })
+    Ok(files::write(root, &dir.join("release.json"), format!("{text}\n").as_bytes())?)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::model::{Commit, Digest, Progress, Ref};
 use crate::ostree::repo::{CommitOptions, MetaValue, Mode, Repo, RepoError};
 use crate::ostree::signature::{SecretKey, SignatureError, sign_commit};
-use crate::release::compose::plan::Head;
+use crate::release::compose::plan::{Head, Published, PublishedHead};
 use crate::release::pack::{PackError, PackOptions, write_pack};
 
 /// Metadata key of the digest of a release's inputs.
@@ -69,6 +69,33 @@ pub fn observe_head(repo: &Path, follows: &Ref) -> Result<Option<Head>, WriteErr
     Ok(Some(Head { commit, inputs }))
 }
 
+/// What the repo has published under `follows` and the version of `name`.
+pub fn observe_published(
+    repo: &Path,
+    follows: &Ref,
+    name: &str,
+    version: &str,
+) -> Result<Published, WriteError> {
+    if !repo.join("config").is_file() {
+        return Ok(Published::default());
+    }
+    let repo = Repo::open(repo)?;
+    let version = repo.resolve_ref(version_ref(name, version)?.as_str())?;
+    let head = match repo.resolve_ref(follows.as_str())? {
+        None => None,
+        Some(commit) => Some(PublishedHead {
+            commit,
+            created: repo.commit_info(commit)?.timestamp,
+            signed: repo.read_detached(commit)?.is_some(),
+        }),
+    };
+    Ok(Published { head, version })
+}
+
+fn version_ref(name: &str, version: &str) -> Result<Ref, WriteError> {
+    Ok(format!("releases/{name}/{version}").parse()?)
+}
+
 /// Signs a release that is there already.
 pub fn sign(path: &Path, commit: Commit, key: &Path) -> Result<(), WriteError> {
     let key = SecretKey::load(key)?;
@@ -88,7 +115,7 @@ pub fn write(
     let repo = Repo::create(path, Mode::Archive)?;
     // Until the refs are there the new commit looks like one that nobody needs.
     let _nothing_goes = repo.lock_for_packing()?;
-    let version_ref: Ref = format!("releases/{}/{}", new.name, new.version).parse()?;
+    let version_ref = version_ref(new.name, new.version)?;
     let text = |value: &str| MetaValue::Text(value.to_owned());
     let mut metadata = vec![
         ("version".to_owned(), text(new.version)),

@@ -14,7 +14,7 @@ use super::{PackageError, at, remove};
 pub const CLEAN_VERSION: u32 = 1;
 
 /// Files of this machine, this minute, or one host alone.
-const REMOVED: [&str; 19] = [
+pub(super) const REMOVED: [&str; 19] = [
     "etc/mtab",
     "etc/.pwd.lock",
     "etc/passwd-",

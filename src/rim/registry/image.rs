@@ -199,9 +199,9 @@ fn parse_document(
     spec::parse_manifest(bytes).map(|manifest| Document::Manifest(Box::new(manifest))).map_err(broken)
 }
 
-/// The first manifest for our platform.
+/// The manifest for our platform.
 fn choose(image: &ImageRef, index: &ImageIndex) -> Result<Digest, RegistryError> {
-    let Some(ours) = index.manifests().iter().find(|descriptor| spec::is_for_us(descriptor)) else {
+    let Some(ours) = spec::choose_for_us(index.manifests().iter()) else {
         let platforms = index.manifests().iter().filter_map(|descriptor| descriptor.platform().as_ref());
         let found = platforms.map(|platform| format!("{}/{}", platform.os(), platform.architecture()));
         return Err(RegistryError::Platform { image: Box::new(image.clone()), found: found.collect() });

@@ -533,7 +533,7 @@ fn refusals_name_the_entry() {
             "broken extended header at byte 1024, after entry \"a\"",
         ),
         (
-            a().pax(&[("size", b"18446744073709551615")]).file("b", "").end(),
+            a().pax(&[("size", b"9223372036854775807")]).file("b", "").end(),
             &bomb,
             "layer exceeds its limit of 100000 bytes in entry \"b\"",
         ),

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use super::compression::{decompress, is_zstd};
 use crate::formats::image::tree::tree_path;
 
 /// A set of named files.
@@ -59,7 +62,7 @@ impl Bundle {
         let files = if std::fs::metadata(path).map_err(error)?.is_dir() {
             Files::Directory
         } else {
-            let file = File::open(path).map_err(error)?;
+            let file = open_regular(path).and_then(plain).map_err(error)?;
             let index = index(&file).map_err(error)?;
             Files::Archive { file, index }
         };
@@ -86,7 +89,7 @@ impl Bundle {
         match &self.files {
             Files::Directory => {
                 let relative = tree_path(name.as_bytes()).ok_or_else(missing)?;
-                let file = match File::open(self.path.join(relative)) {
+                let file = match open_regular(&self.path.join(relative)) {
                     Err(source) if source.kind() == io::ErrorKind::NotFound => return Err(missing()),
                     opened => opened.map_err(error)?,
                 };
@@ -126,6 +129,75 @@ impl Bundle {
         }
         None
     }
+}
+
+/// Opens a file, never waiting for one: a FIFO or a device in its place is refused.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+}
+
+/// The archive without its compression (gzip, zstd, xz): entries are read in place, so it is unpacked into a file without
+/// a name, in the directory of temporary files.
+fn plain(mut file: File) -> io::Result<File> {
+    let mut start = [0; 6];
+    let mut length = 0;
+    while length < start.len() {
+        match file.read(&mut start[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    file.rewind()?;
+    let start = &start[..length];
+    if start == XZ {
+        return unpack_xz(file);
+    }
+    if !start.starts_with(&GZIP) && !is_zstd(start) {
+        return Ok(file);
+    }
+    let mut unpacked = tempfile::tempfile()?;
+    let copied = io::copy(&mut decompress(file)?.take(MAX_UNPACKED + 1), &mut unpacked)?;
+    require_size(copied)?;
+    unpacked.rewind()?;
+    Ok(unpacked)
+}
+
+/// First bytes of a gzip and of an xz file.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+/// An archive larger than this, unpacked, is refused: all layers of one image at their limit are fewer bytes.
+const MAX_UNPACKED: u64 = 256 << 30;
+
+fn require_size(size: u64) -> io::Result<()> {
+    if size <= MAX_UNPACKED {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, "unpacked it is larger than 256 GiB"))
+}
+
+/// Has `xz` unpack it, as `docker load` does.
+fn unpack_xz(file: File) -> io::Result<File> {
+    let mut unpacked = tempfile::tempfile()?;
+    let mut xz =
+        Command::new("xz").args(["-dc"]).stdin(file).stdout(Stdio::piped()).spawn().map_err(|error| {
+            io::Error::new(error.kind(), format!("it is compressed with xz, and xz cannot be run: {error}"))
+        })?;
+    let copied = match xz.stdout.take() {
+        Some(output) => io::copy(&mut output.take(MAX_UNPACKED + 1), &mut unpacked),
+        None => Ok(0),
+    };
+    let status = xz.wait()?;
+    require_size(copied?)?;
+    if !status.success() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "xz cannot unpack it"));
+    }
+    unpacked.rewind()?;
+    Ok(unpacked)
 }
 
 /// Bytes of an archive, read in place: several may be read at once.

@@ -5,7 +5,7 @@ use std::io::Read;
 use serde::Deserialize;
 
 use super::compression::decompress;
-use super::{Bundle, ImageSource, SourceError, SourceImage};
+use super::{Bundle, ImageSource, SourceError, SourceImage, same_name};
 use crate::formats::image::Limits;
 use crate::formats::image::spec::{self, SpecError};
 use crate::model::Digest;
@@ -84,7 +84,7 @@ fn tags(item: &Item) -> &[String] {
 
 fn choose<'a>(items: &'a [Item], name: Option<&str>) -> Option<&'a Item> {
     let mut matches =
-        items.iter().filter(|item| name.is_none_or(|name| tags(item).iter().any(|t| t == name)));
+        items.iter().filter(|item| name.is_none_or(|name| tags(item).iter().any(|tag| same_name(tag, name))));
     let one = matches.next()?;
     matches.next().is_none().then_some(one)
 }

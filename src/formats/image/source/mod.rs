@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Limits;
 use super::spec::SpecError;
-use crate::model::Digest;
+use crate::model::{Digest, ImageRef};
 
 mod bundle;
 mod compression;
@@ -137,6 +137,12 @@ pub enum SourceError {
     /// A source that is no file: a registry.
     #[error(transparent)]
     Remote(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether two names mean one image: as written, or as Docker fills them up (`alpine` is `docker.io/library/alpine:latest`).
+fn same_name(one: &str, other: &str) -> bool {
+    let full = |name: &str| name.parse::<ImageRef>().ok();
+    one == other || full(one).is_some_and(|one| full(other) == Some(one))
 }
 
 /// Opens the image `name` (or the only one) of the layout or archive at `path`.

@@ -1,11 +1,12 @@
 //! An OCI image layout: `index.json` and `blobs/sha256/…`.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use oci_spec::image::Descriptor;
 
 use super::compression::decompress;
-use super::{Bundle, ImageSource, SourceError, SourceImage};
+use super::{Bundle, ImageSource, SourceError, SourceImage, same_name};
 use crate::formats::image::Limits;
 use crate::formats::image::spec::{self, SpecError};
 use crate::formats::image::stream::VerifyingReader;
@@ -93,10 +94,18 @@ impl Opened<'_> {
         descriptors: &'d [Descriptor],
         name: Option<&str>,
     ) -> Result<&'d Descriptor, SourceError> {
-        let matches: Vec<&Descriptor> = descriptors
+        let mut matches: Vec<&Descriptor> = descriptors
             .iter()
-            .filter(|descriptor| name.is_none_or(|name| names(descriptor).any(|n| n == name)))
+            .filter(|descriptor| {
+                name.is_none_or(|name| names(descriptor).any(|known| same_name(known, name)))
+            })
             .collect();
+        // One image under two tags is one image.
+        let mut seen = BTreeSet::new();
+        matches.retain(|descriptor| seen.insert(descriptor.digest().to_string()));
+        if matches.len() > 1 {
+            matches.retain(|descriptor| self.may_run(descriptor));
+        }
         match matches[..] {
             [one] => Ok(one),
             // An index of one image per platform, without names.
@@ -113,16 +122,24 @@ impl Opened<'_> {
     }
 
     fn for_us<'d>(&self, descriptors: &[&'d Descriptor]) -> Result<&'d Descriptor, SourceError> {
-        descriptors.iter().find(|descriptor| spec::is_for_us(descriptor)).copied().ok_or_else(|| {
-            SourceError::Platform {
-                path: self.bundle.path().to_owned(),
-                found: descriptors
-                    .iter()
-                    .filter_map(|descriptor| descriptor.platform().as_ref())
-                    .map(|platform| format!("{}/{}", platform.os(), platform.architecture()))
-                    .collect(),
-            }
+        spec::choose_for_us(descriptors.iter().copied()).ok_or_else(|| SourceError::Platform {
+            path: self.bundle.path().to_owned(),
+            found: descriptors
+                .iter()
+                .filter_map(|descriptor| descriptor.platform().as_ref())
+                .map(|platform| format!("{}/{}", platform.os(), platform.architecture()))
+                .collect(),
         })
+    }
+
+    /// False for signatures, attestations and the like, which tools put beside the image that they are about.
+    fn may_run(&self, descriptor: &Descriptor) -> bool {
+        let manifest = || {
+            let bytes = self.blob(spec::digest_of(descriptor, "index").ok()?).ok()?;
+            spec::parse_manifest(&bytes).ok()
+        };
+        // What cannot be read stays, so that choosing it tells why.
+        spec::is_index(descriptor) || manifest().is_none_or(|manifest| spec::is_image(&manifest))
     }
 
     fn manifest(&self, descriptor: &Descriptor, depth: usize) -> Result<(Digest, Vec<u8>), SourceError> {

@@ -204,3 +204,133 @@ fn descriptions_that_do_not_fit_in_memory_are_refused() {
         "{cause}"
     );
 }
+
+/// The layer of a `docker save` archive, unpacked by `make` from the plain tar.
+fn layer_of_archive(make: impl Fn(&Path, &Path)) -> Vec<u8> {
+    let made = Made::new();
+    let config = config("docker", "amd64");
+    let name = format!("{}.json", Digest::of(&config).hex());
+    made.write(&name, &config);
+    made.write("a/layer.tar", LAYER);
+    let manifest = json!([{ "Config": name, "RepoTags": ["site-agent:latest"], "Layers": ["a/layer.tar"] }]);
+    made.write("manifest.json", manifest.to_string().as_bytes());
+    let out = tempfile::tempdir().unwrap();
+    let (plain, packed) = (out.path().join("plain.tar"), out.path().join("packed"));
+    let mut builder = tar::Builder::new(fs::File::create(&plain).unwrap());
+    builder.append_dir_all(".", made.path()).unwrap();
+    builder.finish().unwrap();
+    make(&plain, &packed);
+    // By a name as `docker images` shows it, and as people shorten it.
+    for asked in ["site-agent:latest", "site-agent", "docker.io/library/site-agent:latest"] {
+        open(&packed, Some(asked), &Limits::default()).unwrap_or_else(|error| panic!("{asked}: {error}"));
+    }
+    let mut image = open(&packed, None, &Limits::default()).unwrap();
+    let mut layer = Vec::new();
+    image.open_layer(0).unwrap().read_to_end(&mut layer).unwrap();
+    layer
+}
+
+#[test]
+fn compressed_archives_are_taken_as_docker_load_takes_them() {
+    let by = |program: &'static str| {
+        move |plain: &Path, packed: &Path| {
+            let output = std::process::Command::new(program).arg("-c").arg(plain).output().unwrap();
+            assert!(output.status.success(), "{program}");
+            fs::write(packed, output.stdout).unwrap();
+        }
+    };
+    for program in ["cat", "gzip", "xz", "zstd"] {
+        if program == "cat" {
+            let copy = |plain: &Path, packed: &Path| assert!(fs::copy(plain, packed).is_ok());
+            assert_eq!(layer_of_archive(copy), LAYER, "{program}");
+        } else {
+            assert_eq!(layer_of_archive(by(program)), LAYER, "{program}");
+        }
+    }
+}
+
+#[test]
+fn one_image_under_two_tags_is_one_image() {
+    let made = Made::new();
+    let image = made.image("one", "amd64");
+    made.index(&[named(image.clone(), "a:1"), named(image, "a:2")]);
+    for name in [None, Some("a:1"), Some("a:2")] {
+        assert_eq!(made.chosen(name).as_deref(), Ok("one"), "{name:?}");
+    }
+}
+
+#[test]
+fn signatures_and_attestations_beside_an_image_are_passed_over() {
+    let made = Made::new();
+    let signature = |kind: &str| {
+        let config = made.blob(CONFIG, &config("signature", "amd64"));
+        let layer = made.blob(kind, b"{}");
+        let manifest =
+            json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
+        made.blob(MANIFEST, manifest.to_string().as_bytes())
+    };
+    let cosign = signature("application/vnd.dev.cosign.simplesigning.v1+json");
+    let attestation = signature("application/vnd.in-toto+json");
+    made.index(&[cosign, made.image("ours", "amd64"), attestation]);
+    assert_eq!(made.chosen(None).as_deref(), Ok("ours"));
+}
+
+#[test]
+fn the_variant_for_every_processor_wins_whatever_the_order() {
+    let made = Made::new();
+    let variant = |name: &str, variant: Option<&str>| {
+        let mut descriptor = on(made.image(name, "amd64"), "linux", "amd64");
+        if let Some(variant) = variant {
+            descriptor["platform"]["variant"] = variant.into();
+        }
+        descriptor
+    };
+    let (v2, v3) = (variant("v2", Some("v2")), variant("v3", Some("v3")));
+    let base = variant("base", None);
+    made.index(&[v3.clone(), base.clone(), v2.clone()]);
+    assert_eq!(made.chosen(None).as_deref(), Ok("base"));
+    made.index(&[v3, v2]);
+    assert_eq!(made.chosen(None).as_deref(), Ok("v2"));
+}
+
+#[test]
+fn docker_25_names_an_image_as_people_do() {
+    let made = Made::new();
+    let mut image = named(made.image("one", "amd64"), "1");
+    image["annotations"]["io.containerd.image.name"] = "docker.io/library/site-agent:1".into();
+    let mut other = named(made.image("two", "amd64"), "latest");
+    other["annotations"]["io.containerd.image.name"] = "docker.io/library/alpine:latest".into();
+    made.index(&[image, other]);
+    for (asked, got) in [("site-agent:1", "one"), ("1", "one"), ("alpine", "two"), ("alpine:latest", "two")] {
+        assert_eq!(made.chosen(Some(asked)).as_deref(), Ok(got), "{asked}");
+    }
+    assert!(made.chosen(Some("site-agent")).is_err(), "latest is another tag");
+}
+
+#[test]
+fn an_image_without_layers_may_say_null() {
+    let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":null}}"#;
+    assert_eq!(crate::formats::image::spec::parse_config(config).unwrap().rootfs.diff_ids, []);
+}
+
+#[test]
+fn a_zstd_layer_may_begin_with_a_skippable_frame() {
+    let mut blob = vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0];
+    blob.extend(b"abcd");
+    blob.extend(zstd::encode_all(LAYER, 1).unwrap());
+    let mut tar = Vec::new();
+    decompress(blob.as_slice()).unwrap().read_to_end(&mut tar).unwrap();
+    assert_eq!(tar, LAYER);
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_blob_is_refused_and_nothing_hangs() {
+    let made = Made::new();
+    let image = made.image("one", "amd64");
+    made.index(std::slice::from_ref(&image));
+    let blob = made.path().join("blobs/sha256").join(&image["digest"].as_str().unwrap()[7..]);
+    fs::remove_file(&blob).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &blob, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let error = made.chosen(None).unwrap_err();
+    assert!(error.starts_with("reading PATH: file"), "{error}");
+}

@@ -33,6 +33,8 @@ install() {
     inst_multiple ip udevadm dmesg sync reboot poweroff sleep cat cut grep head ls ln mkdir mv rm sed sort tr uname
     # For a person at the shell.
     inst_multiple -o ps ping ss less xfs_repair e2fsck
+    # grub-config has it read what it wrote, where the release has it.
+    inst_multiple -o grub-script-check
     inst_simple /etc/mke2fs.conf
     inst_simple /etc/nsswitch.conf
     # Servers may be reached by https.
