@@ -123,6 +123,8 @@ impl TinyHost {
             if to == "." {
                 run(Command::new("find").arg(place.join("boot")).args(["-mindepth", "1", "-delete"]));
             }
+            // Somebody's new mount namespace may keep it mounted for a moment.
+            run(Command::new("sync").arg("--file-system").arg(&place));
             run(Command::new("umount").arg(&place));
             run(Command::new("losetup").arg("--detach").arg(&device));
         }
