@@ -183,15 +183,14 @@ fn a_reboot_takes_what_the_entries_name_and_a_power_off_ends_it() {
     booted(1);
 
     host.deploy("2");
-    let act = host.sysroot.join("ostree/deploy/rackstep/var/do");
-    fs::write(&act, "reboot").unwrap();
+    host.act("reboot");
     host.wait_for_console("host tiny runs release 2");
     booted(2);
     let names: Vec<String> = boots().lines().map(|line| line[2..].to_owned()).collect();
     assert_ne!(names[0], names[1]);
     assert_ne!(names[1], before.host.trim());
 
-    fs::write(&act, "poweroff").unwrap();
+    host.act("poweroff");
     assert!(child.wait().unwrap().success());
     assert!(!found.is_alive() && Container::find(&host.machine()).is_none());
     host.assert_gone();

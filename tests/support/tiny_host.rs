@@ -124,6 +124,8 @@ impl TinyHost {
             if to == "." {
                 run(Command::new("find").arg(place.join("boot")).args(["-mindepth", "1", "-delete"]));
             }
+            // Somebody's new mount namespace may keep it mounted for a moment.
+            run(Command::new("sync").arg("--file-system").arg(&place));
             run(Command::new("umount").arg(&place));
             run(Command::new("losetup").arg("--detach").arg(&device));
         }
@@ -166,6 +168,13 @@ impl TinyHost {
             panic!("{said:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         child
+    }
+
+    /// Makes a host that runs from the directory do something; it never sees half of an order.
+    pub fn act(&self, act: &str) {
+        let var = self.sysroot.join("ostree/deploy/rackstep/var");
+        fs::write(var.join("do.new"), act).unwrap();
+        fs::rename(var.join("do.new"), var.join("do")).unwrap();
     }
 
     /// What came over its console.

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::launcher::{STARTED, own_program};
 use super::spec::{HostSpec, Storage};
-use super::{ContainerError, storage};
+use super::{ContainerError, cgroup, storage};
 use crate::rim::process::Detached;
 
 /// A killed launcher is gone at once.
@@ -87,7 +87,9 @@ impl Container {
             }
         }
         self.launcher.kill(DEATH).map_err(ContainerError::io("ending the launcher"))?;
-        image.map_or(Ok(()), |image| storage::require_free(&image))
+        image.map_or(Ok(()), |image| storage::require_free(&image))?;
+        // The guard does the same, a moment earlier or later.
+        cgroup::remove(&cgroup::of_host(&cgroup::hierarchy()?, &self.dir))
     }
 
     /// Can a power cut lose what was not synced?
