@@ -70,11 +70,40 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/rackstep-image.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 
 # --- the recipe ------------------------------------------------------------
-"$PYTHON" -c 'import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout, default=str)' \
-    "$recipe" > "$work/recipe.json" || die "recipe $recipe: not valid YAML"
+# `include` names another recipe whose fields come first: lists append, maps merge, scalars override. Its files stand
+# beside itself.
+"$PYTHON" - "$recipe" > "$work/recipe.json" <<'PYTHON' || die "recipe $recipe: not valid YAML"
+import json
+import os
+import sys
+
+import yaml
+
+
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        recipe = yaml.safe_load(file)
+    include = recipe.pop("include", None)
+    if include is None:
+        return recipe
+    directory = os.path.dirname(path)
+    base = load(os.path.join(directory, include))
+    beside = os.path.dirname(include)
+    base["files"] = {os.path.normpath(os.path.join(beside, name)): to for name, to in base.get("files", {}).items()}
+    for field, value in recipe.items():
+        if isinstance(value, list):
+            value = base.get(field, []) + value
+        elif isinstance(value, dict):
+            value = {**base.get(field, {}), **value}
+        base[field] = value
+    return base
+
+
+json.dump(load(sys.argv[1]), sys.stdout, default=str)
+PYTHON
 field() { jq -r "$1" "$work/recipe.json"; }
 
-unknown=$(field '(keys - ["name","version","created","suites","base","packages","users","pip","files","directories","exclude","remove","entrypoint","env","workdir"]) | join(" ")')
+unknown=$(field '(keys - ["name","version","created","suites","base","packages","users","system_users","pip","files","directories","exclude","remove","entrypoint","env","workdir"]) | join(" ")')
 [ -z "$unknown" ] || die "recipe $recipe: unknown field: $unknown"
 name=$(field '.name // empty')
 [ -n "$name" ] || die "recipe $recipe: field name is missing"
@@ -213,6 +242,10 @@ if [ "$base" = essential ]; then variant=essential; else variant=extract; fi
 hooks=()
 [ "$base" != essential ] || hooks=(--essential-hook='mkdir -p "$1/usr/local/bin" && ln -s /bin/true "$1/usr/local/bin/py3compile"'
     --customize-hook='rm "$1/usr/local/bin/py3compile"')
+# Packages' own scripts make users with the next free id, unless they are there already: /etc/passwd is laid before.
+while IFS=$'\t' read -r user id home; do
+    hooks+=(--essential-hook="echo '$user:x:$id:' >> \"\$1/etc/group\" && echo '$user:x:$id:$id::$home:/usr/sbin/nologin' >> \"\$1/etc/passwd\" && echo '$user:!:1::::::' >> \"\$1/etc/shadow\"")
+done < <(field '.system_users // {} | to_entries[] | [.key, .value.id, .value.home] | @tsv')
 say "$name: installing $(wc -l < "$work/packages") packages"
 include=$(IFS=,; echo "${packages[*]}")
 # PATH by hand, for dpkg too (apt gives it one of its own): the machine's may name places that do not exist
@@ -280,6 +313,10 @@ while IFS=$'\t' read -r user id home; do
     echo "$user:!:1::::::" >> "$root/etc/shadow"
     [ -d "$root$home" ] || install -d -m 0750 -o "$id" -g "$id" "$root$home"
 done < <(field '.users // {} | to_entries[] | [.key, .value.id, .value.home] | @tsv')
+
+while IFS=$'\t' read -r user id; do
+    grep -q "^$user:[^:]*:$id:" "$root/etc/passwd" || die "recipe $recipe: user $user has another id than $id after installation"
+done < <(field '.system_users // {} | to_entries[] | [.key, .value.id] | @tsv')
 
 while IFS=$'\t' read -r source dest; do
     mkdir -p "$root$(dirname "$dest")"

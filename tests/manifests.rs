@@ -195,3 +195,121 @@ fn start_says_what_is_wrong() {
         assert!(!output.status.success() && told.contains(expected), "{told}\nexpected {expected}");
     }
 }
+
+/// Directories of the OpenStack set that hold a service.
+fn openstack_set() -> Vec<PathBuf> {
+    let entries = fs::read_dir(manifests().join("openstack")).unwrap();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.join("service.yaml").is_file());
+    found.sort();
+    found
+}
+
+#[test]
+fn the_openstack_set_loads_and_agrees_with_itself() {
+    assert_eq!(openstack_set().len(), 11);
+    for dir in openstack_set() {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let service = Service::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(service.name, name);
+        let file = yaml(&dir.join("service.yaml"));
+        let declared =
+            |field: &str| file[field].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let config = service.config.unwrap();
+        assert_eq!(references(&config, "secret"), declared("secrets"), "{name}: secrets");
+        assert!(references(&config, "host").iter().all(|key| key == "name" || key == "address"), "{name}");
+        let mut volumes = BTreeSet::new();
+        for pod in file["pods"].as_array().unwrap() {
+            let pod = yaml(&dir.join(pod.as_str().unwrap()));
+            for volume in pod["spec"]["volumes"].as_array().unwrap() {
+                let path = volume["hostPath"]["path"].as_str().unwrap();
+                volumes.extend(path.strip_prefix(STATE).map(str::to_owned));
+            }
+            for container in pod["spec"]["containers"].as_array().unwrap() {
+                for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+                    assert!(container[probe].is_object(), "{name}: {probe}");
+                }
+                // Whatever is not privileged drops everything that it does not name.
+                let context = &container["securityContext"];
+                let drops = context["capabilities"]["drop"][0] == "ALL";
+                let argued = pod["metadata"]["annotations"]["rackstep.io/privileged-because"].is_string();
+                assert!(if context["privileged"] == true { argued } else { drops }, "{name}: {context}");
+                let start = container["env"].as_array().unwrap().iter();
+                let start = start.filter(|variable| variable["name"] == "RACKSTEP_CONFIG");
+                let start =
+                    start.filter_map(|variable| variable["value"].as_str()).next().unwrap_or("/config.json");
+                let start = config.join(start.rsplit('/').next().unwrap());
+                let start: Value = serde_json::from_str(&fs::read_to_string(start).unwrap()).unwrap();
+                for source in start["config_files"].as_array().unwrap() {
+                    assert!(config.join(source["source"].as_str().unwrap()).is_file(), "{name}: {source}");
+                }
+            }
+        }
+        assert_eq!(volumes, declared("volumes"), "{name}: volumes");
+        for json in ["database.json", "identity.json"] {
+            if let Ok(text) = fs::read_to_string(config.join(json)) {
+                serde_json::from_str::<Value>(&text).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn needs_of_the_profiles_come_earlier_and_lint_finds_no_error() {
+    let root = manifests().parent().unwrap().to_owned();
+    for (profile, phases_at_least) in [("all-in-one", 30), ("control", 28), ("compute", 3)] {
+        let path = root.join(format!("host-image/{profile}.yaml"));
+        let treefile =
+            rackstep::release::manifest::Treefile::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        let services = rackstep::release::lock::load_services(&treefile).unwrap();
+        let (mut pods, mut phases) = (BTreeSet::new(), BTreeSet::new());
+        for service in &services {
+            let file = yaml(&service.dir.join("service.yaml"));
+            for pod in file["pods"].as_array().unwrap() {
+                let pod = yaml(&service.dir.join(pod.as_str().unwrap()));
+                assert!(pods.insert(pod["metadata"]["name"].as_str().unwrap().to_owned()), "{pod}");
+            }
+            for phase in file["phases"].as_array().unwrap() {
+                for need in phase["needs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    let known = match need.split_once('/').unwrap() {
+                        ("pod", pod) => pods.contains(pod),
+                        (_, phase) => phases.contains(phase),
+                    };
+                    assert!(known, "{profile}: {} needs {need}", phase["id"]);
+                }
+                assert!(phases.insert(phase["id"].as_str().unwrap().to_owned()), "{} twice", phase["id"]);
+            }
+        }
+        assert!(phases.len() >= phases_at_least, "{profile}: {}", phases.len());
+        let told = Command::new(env!("CARGO_BIN_EXE_rackstep")).arg("lint").arg(&path).output().unwrap();
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stdout));
+    }
+}
+
+#[test]
+fn recipes_of_the_set_name_files_that_exist() {
+    let common = yaml(&manifests().join("openstack/common/python.yaml"));
+    for dir in openstack_set() {
+        let Ok(text) = fs::read_to_string(dir.join("image.yaml")) else { continue };
+        let recipe: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let included = recipe["include"].as_str().map(|include| {
+            assert!(dir.join(include).is_file(), "{include}");
+            &common["files"]
+        });
+        for files in [Some(&recipe["files"]), included].into_iter().flatten() {
+            for file in files.as_object().into_iter().flatten().map(|(file, _)| file) {
+                assert!(dir.join(file).is_file(), "{}: {file}", dir.display());
+            }
+        }
+    }
+    for entry in fs::read_dir(manifests().join("openstack/common")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "py") {
+            let parsed = Command::new("python3")
+                .args(["-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())"])
+                .arg(&path)
+                .status();
+            assert!(parsed.unwrap().success(), "{}", path.display());
+        }
+    }
+}

@@ -53,9 +53,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     };
     let (mut services, mut is_locked) = (Vec::new(), true);
+    let mut seen = std::collections::BTreeSet::new();
     for path in &arguments.paths {
         if path.is_dir() {
-            if path.join("service.yaml").is_file() {
+            let is_new = seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone()));
+            if is_new && path.join("service.yaml").is_file() {
                 services.push(load(path).map_err(bad)?);
                 is_locked = false;
             }
@@ -63,10 +65,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         let treefile = Treefile::load(path).map_err(bad)?;
         is_locked &= crate::release::lock::lock_path(path).exists();
+        // Treefiles share services: each is looked at once.
         for service in crate::release::lock::load_services(&treefile)
             .map_err(|error| Failure::new(Kind::BadInput, error, LOOKED))?
         {
-            services.push(load(&service.dir).map_err(bad)?);
+            if seen.insert(service.dir.canonicalize().unwrap_or_else(|_| service.dir.clone())) {
+                services.push(load(&service.dir).map_err(bad)?);
+            }
         }
     }
     let findings = lint(&services, is_locked);
