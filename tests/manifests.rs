@@ -210,7 +210,7 @@ fn the_openstack_set_loads_and_agrees_with_itself() {
     assert_eq!(openstack_set().len(), 11);
     for dir in openstack_set() {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let service = Service::load(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let service = Service::load(&dir, &PodCheck::new(&dir)).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(service.name, name);
         let file = yaml(&dir.join("service.yaml"));
         let declared =
