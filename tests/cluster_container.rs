@@ -79,6 +79,14 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let read =
+                |file| fs::read_to_string(self.home().machine_dir("control").join(file)).unwrap_or_default();
+            let console = read("console.log");
+            let last: Vec<&str> = console.lines().rev().take(40).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            eprintln!("launcher: {}\nconsole:\n{}", read("launcher.log"), last.join("\n"));
+        }
         let _ = self.command(&["down"]).output();
     }
 }

@@ -29,6 +29,8 @@ const BRIDGE: &str = "rack0";
 
 const PREFIX: &str = "rackstep-";
 const NAMESPACES: &str = "/run/netns";
+/// An old card is gone at once, on a machine that is not out of breath.
+const CARD: Duration = Duration::from_secs(30);
 /// One attempt to connect; longer than any round trip on a bridge, shorter than patience.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -201,10 +203,15 @@ impl Network {
 
     /// Gives the network namespace of process `pid` the card `host0`, whose cable ends on the bridge as `outside`.
     pub(super) fn plug_host(&self, outside: &str, mac: &str, pid: u32) -> Result<(), MachineError> {
-        // The kernel takes the cards of a namespace that has ended away in its own time.
-        if self.ip(&["link", "show", outside]).is_ok() {
-            self.ip(&["link", "delete", outside])?;
-        }
+        // The kernel takes the cards of a namespace that has ended away in its own time, perhaps while we do.
+        let gone = poll(CARD, || {
+            if self.ip(&["link", "show", outside]).is_err() {
+                return Ok::<_, MachineError>(Some(()));
+            }
+            let _ = self.ip(&["link", "delete", outside]);
+            Ok(None)
+        })?;
+        gone.ok_or_else(|| MachineError::Input(format!("{outside} is on {} still", self.bridge)))?;
         let pid = pid.to_string();
         let card = ["peer", "name", "host0", "address", mac, "netns", &pid];
         self.ip(&[&["link", "add", outside, "type", "veth"][..], &card].concat())?;

@@ -11,10 +11,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use crate::model::release::RELEASE_FORMAT;
 use crate::model::{Commit, RELEASE_DIR, ReleaseInfo};
@@ -196,16 +198,32 @@ fn follow(sysroot: &Path, entry: &Entry) -> Result<PathBuf, Refused> {
         .ok_or_else(|| Refused::NoArgument(entry.name.clone()))?;
     let gone = || Refused::Gone { entry: entry.name.clone(), argument: argument.to_owned() };
     let root = fs::File::open(sysroot).map_err(unreadable("opening", sysroot))?;
-    let found = openat2(
-        &root,
-        argument,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
-    .map_err(|_errno| gone())?;
+    let found = open_inside(&root, argument).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => gone(),
+        errno => unreadable("following a boot entry in", sysroot)(errno.into()),
+    })?;
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
     fs::read_link(link).map_err(|_error| gone())
+}
+
+/// Opens a directory below `root`, which no link leads out of.
+fn open_inside(root: &fs::File, path: &str) -> Result<OwnedFd, Errno> {
+    /// Far more than a machine that renames and mounts all the time needs.
+    const TRIES: u32 = 10_000;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = 0;
+    loop {
+        match openat2(root, path, flags, Mode::empty(), inside) {
+            // Links of libostree's have `..` in them; whatever is renamed or mounted meanwhile, anywhere, makes the kernel say
+            // that it cannot be sure (openat2(2), EAGAIN).
+            Err(Errno::AGAIN) if tries < TRIES => {
+                tries += 1;
+                std::thread::yield_now();
+            }
+            found => return found,
+        }
+    }
 }
 
 /// Stateroot and name of a checkout `ostree/deploy/<stateroot>/deploy/<commit>.<serial>` of `sysroot`.
