@@ -1,4 +1,4 @@
-"""Exits 0 when a process of the given name holds a connection to the given port.
+"""Exits 0 when a process of the given name holds a connection to the given port, or over a unix socket ("unix").
 
 A service without an API of its own answers over the message bus alone: one that
 has lost its connection runs and does nothing.
@@ -32,6 +32,15 @@ def sockets(process):
             yield target[8:-1]
 
 
+def connected_unix():
+    with open("/proc/net/unix", encoding="ascii", errors="replace") as file:
+        for line in list(file)[1:]:
+            fields = line.split()
+            # 03: connected; databases of this host are reached by nothing else.
+            if fields[5] == "03":
+                yield fields[6]
+
+
 def connected(port):
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with open(table, encoding="ascii") as file:
@@ -41,9 +50,9 @@ def connected(port):
                     yield fields[9]
 
 
-name, port = sys.argv[1], int(sys.argv[2])
-open_sockets = set(connected(port))
+name, target = sys.argv[1:]
+open_sockets = set(connected_unix() if target == "unix" else connected(int(target)))
 for process in processes(name):
     if open_sockets.intersection(sockets(process)):
         sys.exit(0)
-sys.exit(f"no process {name} is connected to port {port}")
+sys.exit(f"no process {name} is connected to {target}")
