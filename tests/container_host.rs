@@ -1,7 +1,7 @@
 //! Launchers of hosts that are containers: what they refuse, what a boot is, and that nothing is left of them, however they end.
 //! The hosts are of a few megabytes; with a real release: `tests/cluster_container.rs`.
 //!
-//! Needs root, ostree, xfsprogs, and what `engine::machine::tiny` fetches.
+//! Needs root, ostree, xfsprogs, and what `lab::machine::tiny` fetches.
 
 #![allow(clippy::unwrap_used)]
 

@@ -89,7 +89,8 @@ fn upgrade_and_rollback() {
     untouched(&host, || {
         let dry = host.run("upgrade", &["--dry-run", "--commit"]);
         let expected = format!(
-            "a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. bring images that cannot be mounted to docker, of {short}\n  4. verify every object and container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
+            "warning: no key is trusted: whoever can change the repo or answer for its server decides what runs (trusted_keys)\n\
+             a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. bring images that cannot be mounted to docker, of {short}\n  4. verify every object and container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
             url = server.url(),
         );
         assert_eq!(dry.succeeded().stdout, expected);

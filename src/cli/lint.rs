@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Kind};
-use crate::host::lint::{Finding, LintedService, Severity, lint};
+use crate::release::lint::{Finding, LintedService, Severity, lint};
 use crate::model::place::InputError;
 use crate::release::import::plan::report::Ledger;
 use crate::release::import::plan::tree::{Document, parse_documents};

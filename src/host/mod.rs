@@ -10,7 +10,6 @@ pub mod config;
 pub mod gc;
 pub mod identity;
 pub mod journal;
-pub mod lint;
 pub mod phases;
 pub mod places;
 pub mod pods;

@@ -7,6 +7,7 @@
 pub mod compose;
 pub mod diff;
 pub mod import;
+pub mod lint;
 pub mod lock;
 pub mod manifest;
 pub mod pack;

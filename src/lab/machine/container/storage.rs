@@ -17,7 +17,7 @@ use super::{ContainerError, kernel};
 use crate::rim::command;
 use crate::rim::wait::poll;
 
-/// Names of partitions, as `engine::disk::layout` gives them.
+/// Names of partitions, as `rim::disk::layout` gives them.
 const BOOT: &str = "rackstep-boot";
 const ROOT: &str = "rackstep-root";
 /// A partition for `/var` alone, on disks that have one.
