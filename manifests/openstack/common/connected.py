@@ -1,4 +1,5 @@
 """Exits 0 when a process of the given name holds a connection to the given port, or over a unix socket ("unix").
+With "running" the process alone is enough: it is for workers that connect only when their time has come.
 
 A service without an API of its own answers over the message bus alone: one that
 has lost its connection runs and does nothing.
@@ -13,13 +14,15 @@ ESTABLISHED = "01"
 
 def processes(name):
     for path in glob.glob("/proc/[0-9]*/cmdline"):
+        process = os.path.dirname(path)
         try:
             with open(path, "rb") as file:
-                words = [os.path.basename(word.decode(errors="replace")) for word in file.read().split(b"\0")[:3]]
+                # Services rename their workers: "neutron-server: maintenance worker (/usr/bin/python3 …)".
+                text = file.read().decode(errors="replace")
         except OSError:
             continue
-        if name in words or any(word.startswith(name) for word in words):
-            yield os.path.dirname(path)
+        if name in text and process != f"/proc/{os.getpid()}":
+            yield process
 
 
 def sockets(process):
@@ -51,6 +54,8 @@ def connected(port):
 
 
 name, target = sys.argv[1:]
+if target == "running":
+    sys.exit(None if any(processes(name)) else f"no process {name}")
 open_sockets = set(connected_unix() if target == "unix" else connected(int(target)))
 for process in processes(name):
     if open_sockets.intersection(sockets(process)):
