@@ -132,6 +132,9 @@ pub struct Records {
     mounts: PathBuf,
 }
 
+/// What to rename, and to what.
+type Rename = (PathBuf, PathBuf);
+
 /// A layer as the store names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
@@ -302,9 +305,9 @@ impl Records {
         wanted: &BTreeMap<Digest, LayerRecord>,
         recorded: &mut Recorded,
     ) -> Result<(), RecordError> {
-        let attempts: Vec<(Digest, Result<Vec<(PathBuf, PathBuf)>, RecordError>)> =
+        let attempts: Vec<(Digest, Result<Vec<Rename>, RecordError>)> =
             wanted.par_iter().map(|(chain, record)| (*chain, self.make_layer(*chain, record))).collect();
-        let mut made: Vec<(PathBuf, PathBuf)> = Vec::new();
+        let mut made: Vec<Rename> = Vec::new();
         for (chain, attempt) in attempts {
             match attempt {
                 Ok(renames) => made.extend(renames),
@@ -332,11 +335,7 @@ impl Records {
     }
 
     /// Makes both directories of a layer beside the store, unless they are there: what to rename, and to what.
-    fn make_layer(
-        &self,
-        chain: Digest,
-        record: &LayerRecord,
-    ) -> Result<Vec<(PathBuf, PathBuf)>, RecordError> {
+    fn make_layer(&self, chain: Digest, record: &LayerRecord) -> Result<Vec<Rename>, RecordError> {
         let driver = self.root.join(DRIVER).join(&record.known.cache);
         let layer = self.layer(chain);
         let mut content = record.layer_files(tar_split::size(&record.mounted.source)?);
