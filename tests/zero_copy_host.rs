@@ -197,3 +197,82 @@ fn a_layer_that_cannot_be_mounted_keeps_one_image_away() {
     world.boot();
     assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good]);
 }
+
+/// Damage to one of Docker's records, by a path below the data root.
+fn records_of(world: &World, layer: usize) -> Vec<(&'static str, PathBuf)> {
+    let image = world.first.image("service");
+    let chain = image.chains()[layer];
+    let root = world.host.docker.data_root();
+    let layerdb = root.join("image/overlay2/layerdb/sha256").join(chain.hex());
+    let driver = root.join("overlay2").join(fs::read_to_string(layerdb.join("cache-id")).unwrap());
+    let link = root.join("overlay2/l").join(fs::read_to_string(driver.join("link")).unwrap());
+    vec![
+        ("diff", layerdb.join("diff")),
+        ("cache-id", layerdb.join("cache-id")),
+        ("parent", layerdb.join("parent")),
+        ("tar-split.json.gz", layerdb.join("tar-split.json.gz")),
+        ("layerdb", layerdb),
+        ("link", driver.join("link")),
+        ("lower", driver.join("lower")),
+        ("/diff is", driver.join("diff")),
+        ("overlay2/", driver),
+        ("overlay2/l/", link),
+        ("repositories.json does not name", root.join("image/overlay2/repositories.json")),
+    ]
+}
+
+#[test]
+fn each_of_dockers_records_is_named_and_written_anew() {
+    let mut world = World::new();
+    world.boot();
+    world.host.run("verify", &[]).succeeded();
+    for (name, path) in records_of(&world, 1) {
+        if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path).unwrap();
+        } else if path.is_symlink() {
+            fs::remove_file(&path).unwrap();
+        } else if name.starts_with("repositories") {
+            fs::write(&path, br#"{"Repositories":{}}"#).unwrap();
+        } else {
+            fs::write(&path, b"rot").unwrap();
+        }
+        // Docker as it is after a restart of the host, and nobody has mended anything.
+        world.host.docker.stop();
+        world.host.docker.run();
+        let ran = world.host.run("verify", &[]);
+        ran.failed_with(3, &["faults in mounts and docker's records"]);
+        assert!(ran.stdout.contains(name), "{name}: {ran}");
+        assert_eq!(world.verdicts(&world.first)[0], Verdict::Good, "{name}: the other image");
+        let ran = world.host.run("verify", &["--repair"]);
+        ran.failed_with(1, &["stop it first", "--stop-services"]);
+        let ran = world.boot();
+        assert!(ran.stdout.contains("2 in docker's records, 0 lack a layer"), "{name}: {ran}");
+        world.host.run("verify", &[]).succeeded();
+    }
+}
+
+#[test]
+fn layers_are_mounted_anew_while_docker_runs() {
+    let mut world = World::new();
+    world.boot();
+    let layer = world.first.image("service").layers[1].diff_id;
+    world.layers().unmount(layer).unwrap();
+    let ran = world.host.run("verify", &[]);
+    ran.failed_with(3, &["faults in mounts"]);
+    assert!(ran.stdout.contains(&format!("image service: layer {layer}: it is not mounted")), "{ran}");
+    world.host.run("verify", &["--repair"]).succeeded();
+    assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good]);
+
+    // A mount shows what the damaged image of metadata says until it is mounted anew.
+    let tree = world.object_of(world.first.commit, layer, "tree");
+    let good = fs::read(&tree).unwrap();
+    fs::write(&tree, vec![0; good.len()]).unwrap();
+    let ran = world.host.run("verify", &[]);
+    ran.failed_with(3, &["faults in mounts"]);
+    assert!(ran.stdout.contains("tree is damaged or lost"), "{ran}");
+    let ran = world.host.run("verify", &["--repair"]);
+    ran.succeeded();
+    assert!(ran.stdout.contains("mended: 1 layers mounted, 0 records written"), "{ran}");
+    assert_eq!(fs::read(world.object_of(world.first.commit, layer, "tree")).unwrap(), good);
+    assert_eq!(world.verdicts(&world.first), [Verdict::Good, Verdict::Good]);
+}

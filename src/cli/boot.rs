@@ -92,19 +92,32 @@ fn record(
         docker_root: host.docker_root.clone(),
     };
     let ours = deployments.iter().filter(|deployment| deployment.id != booted.id).chain([booted]);
-    let releases: Vec<CheckedOut> = ours
-        .map(|deployment| CheckedOut { commit: deployment.id.commit, files: sysroot.release_dir(deployment) })
-        .collect();
+    let releases: Vec<CheckedOut> = ours.map(|deployment| CheckedOut::of(sysroot, deployment)).collect();
     let began = Instant::now();
     let done = write_records(&releases, &places).map_err(|error| {
         let state = "docker has the images that it had; what is missing is imported when the services start";
-        Failure::new(Kind::Failed, error, state)
+        let in_use = error.is_docker_running();
+        let failure = Failure::new(Kind::Failed, error, state);
+        if in_use {
+            failure.hint(
+                "its socket starts it again when somebody calls: \
+                 `systemctl stop kubelet cri-dockerd docker.socket docker`, then this again",
+            )
+        } else {
+            failure
+        }
     })?;
     for (layer, error) in &done.failed {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         tracing::warn!(%layer, "{error}{cause}");
     }
-    let Recorded { images, incomplete, written, dropped } = &done.recorded;
+    for (image, why) in &done.skipped {
+        tracing::warn!(image, "not recorded: {why}");
+    }
+    let Recorded { images, incomplete, written, dropped, failed } = &done.recorded;
+    for (chain, why) in failed {
+        tracing::warn!(%chain, "no record of this layer: {why}");
+    }
     print_line(&format!("layers: {} mounted now, {} not", done.mounted, done.failed.len()));
     print_line(&format!(
         "images: {} in docker's records, {} lack a layer, {} made without trees",

@@ -53,7 +53,9 @@ impl PlanArguments {
     }
 }
 
-const DOCKER_HINT: &str = "does the daemon run? `systemctl status docker` tells; --docker-host names another";
+/// What helps where Docker does not answer.
+pub const DOCKER_HINT: &str =
+    "does the daemon run? `systemctl status docker` tells; --docker-host names another";
 
 /// What every failure says of the host when nothing was changed.
 pub const NOTHING_CHANGED: &str = "nothing changed";

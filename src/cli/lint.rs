@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Kind};
-use crate::release::lint::{Finding, LintedService, Severity, lint};
 use crate::model::place::InputError;
 use crate::release::import::plan::report::Ledger;
 use crate::release::import::plan::tree::{Document, parse_documents};
+use crate::release::lint::{Finding, LintedService, Severity, lint};
 use crate::release::manifest::{Service, Treefile};
 use crate::release::tree::podcheck::PodCheck;
 

@@ -1,5 +1,7 @@
 //! `rackstep verify`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -7,12 +9,16 @@ use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
-use crate::docker::Docker;
+use crate::docker::records::RecordFault;
+use crate::docker::{Docker, StoreKind};
+use crate::host::records::{CheckedOut, RecordPlaces};
 use crate::host::verify::{
     BadPath, FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
-    pinned_deployments, repair_files, repair_host, stop_services, verify_files, verify_host,
+    bad_layers, pinned_deployments, repair_files, repair_host, repair_mounts, repair_records, stop_docker,
+    stop_services, verify_files, verify_host, verify_records,
 };
-use crate::model::ObjectKind;
+use crate::model::deployment::Role;
+use crate::model::{Digest, ObjectKind};
 use crate::ostree::repo::check::Condition;
 use crate::ostree::sysroot::Sysroot;
 
@@ -40,6 +46,10 @@ pub struct Arguments {
     host: HostArguments,
 }
 
+const STOP_DOCKER: &str = "records are written while docker is down: --stop-services stops it, and the services, and starts \
+                           them again; or `systemctl stop kubelet cri-dockerd docker.socket docker`, \
+                           `rackstep boot --records`, `systemctl start docker cri-dockerd kubelet`";
+
 /// `--json`, format 1.
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -48,6 +58,7 @@ struct Answer {
     bytes: u64,
     bad_files: Vec<BadFile>,
     releases: Vec<Release>,
+    bad_records: Vec<BadRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mended: Option<Mended>,
 }
@@ -67,6 +78,12 @@ struct Release {
 }
 
 #[derive(Debug, Serialize)]
+struct BadRecord {
+    image: String,
+    problem: String,
+}
+
+#[derive(Debug, Serialize)]
 struct BadImage {
     name: String,
     image: String,
@@ -81,6 +98,8 @@ struct Mended {
     files_linked: usize,
     images_replaced: usize,
     images_loaded: usize,
+    layers_mounted: usize,
+    records_written: usize,
 }
 
 impl Mended {
@@ -101,16 +120,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let work = Work { arguments, sysroot: &sysroot, docker: &docker, progress: &progress };
     let mut mended = Mended::default();
     // Files first: images are mended out of them.
-    let (files, no_network) = work.files(&mut mended)?;
-    let images = work.images(&mut mended).map_err(|failure| with_reason(failure, no_network.as_deref()))?;
+    let (files, mended_layers, no_network) = work.files(&mut mended)?;
+    let explain = |failure| with_reason(failure, no_network.as_deref());
+    let records = work.records(&files, &mended_layers, &mut mended).map_err(explain)?;
+    let images = work.images(&mut mended).map_err(explain)?;
     if arguments.json {
-        print_json(&answer(&files, &images, arguments.repair.then_some(mended)))?;
+        print_json(&answer(&files, &images, &records, arguments.repair.then_some(mended)))?;
     }
     let (files, images) = (files.faults(), bad_images(&images));
-    if files + images == 0 {
+    if files + images + records.len() == 0 {
         return Ok(());
     }
-    let error = format!("{files} files and {images} container images are not as they are pinned");
+    let mut error = format!("{files} files and {images} container images are not as they are pinned");
+    if !records.is_empty() {
+        error.push_str(&format!("; {} faults in mounts and docker's records", records.len()));
+    }
     let failure = Failure::new(Kind::Refused, error, NOTHING_CHANGED);
     Err(match no_network {
         None => failure.hint("`rackstep verify --repair` mends them"),
@@ -135,12 +159,13 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Files as they are in the end, and why the network did not help with what is still bad.
-    fn files(&self, mended: &mut Mended) -> Result<(FilesReport, Option<String>), Failure> {
+    /// Files as they are in the end, layers that were bad, and why the network did not help with what is still bad.
+    fn files(&self, mended: &mut Mended) -> Result<(FilesReport, BTreeSet<Digest>, Option<String>), Failure> {
         let mut files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
+        let mut layers = bad_layers(&files);
         self.tell(|| print_files(&files));
         if !self.arguments.repair || files.faults() == 0 {
-            return Ok((files, None));
+            return Ok((files, layers, None));
         }
         let all = self.sysroot.deployments().unwrap_or_default();
         let config =
@@ -155,6 +180,7 @@ impl Work<'_> {
             mended.add(&done);
             let before = files;
             files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
+            layers.extend(bad_layers(&files));
             self.tell(|| {
                 print_line(&format!(
                     "mended: {} from other copies, {} from docker, {} over the network; {} put back",
@@ -164,9 +190,72 @@ impl Work<'_> {
             });
             // A disk that does not keep what is written would go round for ever.
             if files.faults() == 0 || files == before {
-                return Ok((files, done.no_network));
+                return Ok((files, layers, done.no_network));
             }
         }
+    }
+
+    /// Mounts and Docker's records, mended if that is wanted: what is wrong in the end.
+    fn records(
+        &self,
+        files: &FilesReport,
+        mended_layers: &BTreeSet<Digest>,
+        mended: &mut Mended,
+    ) -> Result<Vec<RecordFault>, Failure> {
+        let failed = |error| self.failed(error);
+        let pinned = pinned_deployments(self.sysroot).map_err(failed)?;
+        let Some(places) = self.record_places()? else { return Ok(Vec::new()) };
+        let mut deployments = self.sysroot.deployments().unwrap_or_default();
+        // The booted one's names come last, and so count.
+        deployments.sort_by_key(|deployment| deployment.role == Role::Booted);
+        let releases: Vec<CheckedOut> =
+            deployments.iter().map(|deployment| CheckedOut::of(self.sysroot, deployment)).collect();
+        let look = || verify_records(&releases, &places, &pinned, files).map_err(failed);
+        let mut faults = look()?;
+        self.tell(|| print_records(&faults, &pinned));
+        if !self.arguments.repair || (faults.is_empty() && mended_layers.is_empty()) {
+            return Ok(faults);
+        }
+        let stopped = self.stop_services(&pinned)?;
+        let done = repair_mounts(&releases, &places, mended_layers).map_err(failed)?;
+        mended.layers_mounted += done.mounted;
+        faults = look()?;
+        if !faults.is_empty() {
+            let docker = stopped.is_some().then(stop_docker).transpose().map_err(failed)?;
+            let done = repair_records(&releases, &places).map_err(|error| {
+                let running = error.is_docker_running();
+                if running { failed(error).hint(STOP_DOCKER) } else { failed(error) }
+            })?;
+            drop(docker);
+            mended.layers_mounted += done.mounted;
+            mended.records_written += done.written;
+            faults = look()?;
+        }
+        drop(stopped);
+        self.tell(|| {
+            print_line(&format!(
+                "mended: {} layers mounted, {} records written",
+                mended.layers_mounted, mended.records_written
+            ));
+            if !mended_layers.is_empty() && !self.arguments.stop_services {
+                print_line("containers that run keep the files that they had until they are started again");
+            }
+            print_records(&faults, &pinned);
+        });
+        Ok(faults)
+    }
+
+    /// None where Docker keeps its images in a store that takes no records of ours.
+    fn record_places(&self) -> Result<Option<RecordPlaces>, Failure> {
+        let storage = self.docker.observe_storage().map_err(|error| {
+            Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(super::host::DOCKER_HINT)
+        })?;
+        let takes = storage.kind == StoreKind::Classic && storage.driver == "overlay2";
+        Ok(takes.then(|| RecordPlaces {
+            repo: self.sysroot.repo_path(),
+            layers: self.arguments.host.layers(self.sysroot).dir().to_owned(),
+            docker_root: storage.data_root,
+        }))
     }
 
     fn images(&self, mended: &mut Mended) -> Result<Vec<Verified>, Failure> {
@@ -174,7 +263,13 @@ impl Work<'_> {
         let pinned = pinned_deployments(self.sysroot).map_err(failed)?;
         let mut images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
         self.tell(|| print_images(&images));
-        if self.arguments.repair && bad_images(&images) > 0 {
+        // What can be mounted is not imported: what is still wrong with it is in its files, or its records.
+        let mounted = self.arguments.host.layers(self.sysroot).mounted().unwrap_or_default();
+        let to_import = |verified: &Verified| {
+            let mountable = |config| pinned.iter().any(|pinned| pinned.is_mounted(config, &mounted));
+            verified.findings.iter().any(|finding| !mountable(finding.config))
+        };
+        if self.arguments.repair && images.iter().any(to_import) {
             let stopped = self.stop_services(&pinned)?;
             let done = repair_host(self.docker, &pinned, self.progress).map_err(|error| {
                 let in_use = error.is_in_use();
@@ -247,6 +342,17 @@ fn print_images(images: &[Verified]) {
     }
 }
 
+fn print_records(faults: &[RecordFault], pinned: &[PinnedDeployment]) {
+    for fault in faults {
+        print_line(&format!("  image {}: {fault}", name_of_image(fault, pinned)));
+    }
+}
+
+fn name_of_image(fault: &RecordFault, pinned: &[PinnedDeployment]) -> String {
+    let name = pinned.iter().find_map(|pinned| pinned.name_of(fault.image));
+    name.map_or_else(|| fault.image.to_string(), str::to_owned)
+}
+
 fn bad_files(files: &FilesReport) -> Vec<BadFile> {
     let objects = files.bad.iter().map(|bad| BadFile {
         path: bad.path.clone(),
@@ -269,7 +375,12 @@ fn bad_files(files: &FilesReport) -> Vec<BadFile> {
     objects.chain(checkouts).chain(boot).collect()
 }
 
-fn answer(files: &FilesReport, images: &[Verified], mended: Option<Mended>) -> Answer {
+fn answer(
+    files: &FilesReport,
+    images: &[Verified],
+    records: &[RecordFault],
+    mended: Option<Mended>,
+) -> Answer {
     let releases = images.iter().map(|verified| Release {
         release: name_of(&verified.deployment),
         images: verified.images,
@@ -289,6 +400,10 @@ fn answer(files: &FilesReport, images: &[Verified], mended: Option<Mended>) -> A
         bytes: files.bytes,
         bad_files: bad_files(files),
         releases: releases.collect(),
+        bad_records: records
+            .iter()
+            .map(|fault| BadRecord { image: fault.image.to_string(), problem: fault.to_string() })
+            .collect(),
         mended,
     }
 }

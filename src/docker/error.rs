@@ -182,6 +182,12 @@ impl DockerError {
         )
     }
 
+    /// True when Docker answered that it failed by itself, as it does for an image whose records are damaged.
+    pub(super) fn is_internal(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if matches!(**source,
+            bollard::errors::Error::DockerResponseServerError { status_code: 500, .. }))
+    }
+
     /// True when Docker says that it does not know the thing.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. } if matches!(**source,

@@ -15,21 +15,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use crate::formats::image::layer::entries::EntryError;
 use crate::formats::image::skeleton::SkeletonError;
+use crate::model::causes::in_one_line;
 use crate::model::{Digest, PinnedImage};
 
 use super::orphans::{OrphanError, hold_store};
 
+mod check;
 mod files;
 mod names;
 mod tar_split;
 
-use files::{read, replace, same};
+pub use check::RecordFault;
+use files::{read, replace};
 use names::Repositories;
 
 /// Below the data root: what is being made.
@@ -111,8 +114,10 @@ pub struct RecordedImage {
 pub struct Recorded {
     /// Images that Docker will have.
     pub images: Vec<Digest>,
-    /// Images that it will not have, with the first layer that is not mounted.
+    /// Images that it will not have, with the first layer that is not mounted or cannot be recorded.
     pub incomplete: Vec<(Digest, Digest)>,
+    /// Chains of layers that cannot be recorded, and why. No other layer is the worse for it.
+    pub failed: Vec<(Digest, String)>,
     /// Records of layers written now.
     pub written: usize,
     /// Records of layers that were taken back.
@@ -126,6 +131,9 @@ pub struct Records {
     /// The directory that our links lead into.
     mounts: PathBuf,
 }
+
+/// What to rename, and to what.
+type Rename = (PathBuf, PathBuf);
 
 /// A layer as the store names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +171,15 @@ impl Records {
             self.plan_layers(&image.image, layers, &mut wanted);
             whole.push(image);
         }
-        recorded.written = self.write_layers(&wanted)?;
+        self.write_layers(&wanted, &mut recorded)?;
+        let failed = |image: &RecordedImage| {
+            let mut with_chains = image.image.layers.iter().zip(image.image.chains());
+            let of = |chain| recorded.failed.iter().any(|(failed, _)| *failed == chain);
+            with_chains.find(|(_, chain)| of(*chain)).map(|(layer, _)| (image.image.config, layer.diff_id))
+        };
+        let incomplete: Vec<(Digest, Digest)> = whole.iter().copied().filter_map(failed).collect();
+        whole.retain(|image| !incomplete.iter().any(|(config, _)| *config == image.image.config));
+        recorded.incomplete.extend(incomplete);
         for image in &whole {
             self.write_config(image)?;
             recorded.images.push(image.image.config);
@@ -178,7 +194,7 @@ impl Records {
     pub fn ours(&self) -> Result<BTreeSet<Digest>, RecordError> {
         let mut ours = BTreeSet::new();
         for chain in files::digests_in(&self.root.join(LAYERS))? {
-            if self.known(chain).is_some_and(|known| self.is_ours(&known)) {
+            if self.known(chain).is_some_and(|known| self.is_ours(chain, &known)) {
                 ours.insert(chain);
             }
         }
@@ -236,7 +252,11 @@ impl Records {
         Some(Known { cache, link: link.trim().to_owned() })
     }
 
-    fn is_ours(&self, known: &Known) -> bool {
+    /// By its name, which holds even where the link into the mounts was lost, or by that link.
+    fn is_ours(&self, chain: Digest, known: &Known) -> bool {
+        if *known.cache == names::own(chain).cache {
+            return true;
+        }
         let diff = self.root.join(DRIVER).join(&known.cache).join("diff");
         fs::read_link(diff).is_ok_and(|target| target.starts_with(&self.mounts))
     }
@@ -245,7 +265,7 @@ impl Records {
     fn foreign(&self, chain: Digest) -> Option<Known> {
         let known = self.known(chain)?;
         let diff = self.root.join(DRIVER).join(&known.cache).join("diff");
-        (!self.is_ours(&known) && diff.is_dir()).then_some(known)
+        (!self.is_ours(chain, &known) && diff.is_dir()).then_some(known)
     }
 
     fn is_foreign_chain(&self, image: &PinnedImage, layer: Digest) -> bool {
@@ -279,47 +299,48 @@ impl Records {
         }
     }
 
-    /// Writes what is not there as it should be; gives how many.
-    fn write_layers(&self, wanted: &BTreeMap<Digest, LayerRecord>) -> Result<usize, RecordError> {
-        let made: Vec<Vec<(PathBuf, PathBuf)>> = wanted
-            .par_iter()
-            .map(|(chain, record)| self.make_layer(*chain, record))
-            .collect::<Result<_, _>>()?;
-        let made: Vec<(PathBuf, PathBuf)> = made.into_iter().flatten().collect();
-        if made.is_empty() {
-            return Ok(0);
+    /// Writes what is not there as it should be.
+    fn write_layers(
+        &self,
+        wanted: &BTreeMap<Digest, LayerRecord>,
+        recorded: &mut Recorded,
+    ) -> Result<(), RecordError> {
+        let attempts: Vec<(Digest, Result<Vec<Rename>, RecordError>)> =
+            wanted.par_iter().map(|(chain, record)| (*chain, self.make_layer(*chain, record))).collect();
+        let mut made: Vec<Rename> = Vec::new();
+        for (chain, attempt) in attempts {
+            match attempt {
+                Ok(renames) => made.extend(renames),
+                Err(error) => recorded.failed.push((chain, in_one_line(&error))),
+            }
         }
-        // No name may lead to what a power cut takes away.
-        files::sync(&self.root)?;
+        if !made.is_empty() {
+            // No name may lead to what a power cut takes away.
+            files::sync(&self.root)?;
+        }
         for (from, to) in &made {
             if let Some(name) = to.file_name() {
                 files::settle(from, to, &self.root.join(WORK).join("old").join(name))?;
             }
         }
         for record in wanted.values() {
-            let short = self.root.join("overlay2/l").join(&record.known.link);
-            let target = PathBuf::from("..").join(&record.known.cache).join("diff");
-            files::ensure_link(&target, &short)?;
+            files::ensure_link(&record.link_target(), &self.short_name(record))?;
         }
-        Ok(made.len() / 2)
+        recorded.written = made.len() / 2;
+        Ok(())
+    }
+
+    fn short_name(&self, record: &LayerRecord) -> PathBuf {
+        self.root.join("overlay2/l").join(&record.known.link)
     }
 
     /// Makes both directories of a layer beside the store, unless they are there: what to rename, and to what.
-    fn make_layer(
-        &self,
-        chain: Digest,
-        record: &LayerRecord,
-    ) -> Result<Vec<(PathBuf, PathBuf)>, RecordError> {
+    fn make_layer(&self, chain: Digest, record: &LayerRecord) -> Result<Vec<Rename>, RecordError> {
         let driver = self.root.join(DRIVER).join(&record.known.cache);
         let layer = self.layer(chain);
         let mut content = record.layer_files(tar_split::size(&record.mounted.source)?);
         let mut driver_files = record.driver_files();
-        let diff = fs::read_link(driver.join("diff"));
-        let good = diff.is_ok_and(|target| target == record.mounted.files)
-            && same(&driver, &driver_files)
-            && same(&layer, &content)
-            && is_as_marked(&layer.join(TAR_SPLIT), &driver.join(MARK));
-        if good {
+        if self.faults(chain, record, &content).is_empty() {
             return Ok(Vec::new());
         }
         let tar_split = tar_split::render(&record.mounted.source)?;
@@ -411,7 +432,7 @@ impl Records {
         }
         for chain in files::digests_in(&self.root.join(LAYERS))? {
             // What somebody built or pulled on top of a layer of ours.
-            if self.known(chain).is_some_and(|known| !self.is_ours(&known)) {
+            if self.known(chain).is_some_and(|known| !self.is_ours(chain, &known)) {
                 self.need(Some(chain), &mut needed);
             }
         }
@@ -465,6 +486,11 @@ impl LayerRecord {
         content
     }
 
+    /// Where the short name leads.
+    fn link_target(&self) -> PathBuf {
+        PathBuf::from("..").join(&self.known.cache).join("diff")
+    }
+
     fn driver_files(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let mut content =
             BTreeMap::from([("link", self.known.link.clone().into_bytes()), ("committed", Vec::new())]);
@@ -473,10 +499,4 @@ impl LayerRecord {
         }
         content
     }
-}
-
-/// Whether a file has the digest that stands in another: making it anew at every boot would take longer than all the rest.
-fn is_as_marked(file: &Path, mark: &Path) -> bool {
-    let digest = fs::read(file).map(|bytes| Digest::of(&bytes).hex());
-    matches!((digest, fs::read_to_string(mark)), (Ok(digest), Ok(mark)) if digest == mark)
 }

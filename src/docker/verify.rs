@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::model::causes::in_one_line;
 use crate::model::{Digest, PinnedImage, PinnedLayer, Progress};
 
 use super::layerdb::LayerDb;
@@ -98,7 +99,14 @@ impl Docker {
 
     fn verify_listing(&self, image: &PinnedImage) -> Result<Verdict, DockerError> {
         let Some(id) = self.id_of(image.config)? else { return Ok(Verdict::Missing) };
-        Ok(match self.layers_of(id)? {
+        let layers = match self.layers_of(id) {
+            // Its records are damaged: that is no reason to look at no other image.
+            Err(error) if error.is_internal() => {
+                return Ok(Verdict::Damaged { layer: None, problem: in_one_line(&error) });
+            }
+            layers => layers?,
+        };
+        Ok(match layers {
             None => Verdict::Missing,
             Some(got) if got.iter().eq(image.layers.iter().map(|layer| &layer.diff_id)) => Verdict::Good,
             Some(got) => Verdict::OtherLayers { got },

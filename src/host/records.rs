@@ -10,14 +10,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::docker::records::{MountedLayer, RecordError, Recorded, RecordedImage, Records};
+use crate::docker::orphans::OrphanError;
+use crate::docker::records::{MountedLayer, RecordError, RecordFault, Recorded, RecordedImage, Records};
 use crate::docker::tag_of;
 use crate::formats::image::layer_image::TREE;
-use crate::formats::image::store::{ImageStore, StoreError};
+use crate::formats::image::store::ImageStore;
+use crate::model::causes::in_one_line;
 use crate::model::pins::PinsError;
-use crate::model::{Commit, Digest, ObjectKind, ObjectName, RELEASE_DIR, ReleasePins};
+use crate::model::{Commit, Deployment, Digest, ObjectKind, ObjectName, RELEASE_DIR, ReleasePins};
 use crate::ostree::repo::{Repo, RepoError};
-use crate::rim::layers::{Layers, LayersError, Source};
+use crate::ostree::sysroot::Sysroot;
+use crate::rim::layers::{Attempt, Layers, LayersError, Source};
 
 /// Refs that keep the objects of mounted layers, by commit.
 pub const MOUNTED_REFS: &str = "rackstep/mounted/";
@@ -37,9 +40,6 @@ pub enum RecordsError {
         #[source]
         source: std::io::Error,
     },
-    /// A description of an image.
-    #[error("reading the description of an image")]
-    Store(#[from] StoreError),
     /// The repo.
     #[error("keeping the objects of mounted layers")]
     Repo(#[from] RepoError),
@@ -51,6 +51,13 @@ pub enum RecordsError {
     Records(#[from] RecordError),
 }
 
+impl RecordsError {
+    /// True when a daemon runs on Docker's store, so that nothing can be written.
+    pub fn is_docker_running(&self) -> bool {
+        matches!(self, Self::Records(RecordError::Store(OrphanError::Running { .. })))
+    }
+}
+
 /// A release that is checked out on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedOut {
@@ -58,6 +65,13 @@ pub struct CheckedOut {
     pub commit: Commit,
     /// Its own files, `…/usr/lib/rackstep`.
     pub files: PathBuf,
+}
+
+impl CheckedOut {
+    /// A deployment's release.
+    pub fn of(sysroot: &Sysroot, deployment: &Deployment) -> Self {
+        Self { commit: deployment.id.commit, files: sysroot.release_dir(deployment) }
+    }
 }
 
 /// Where everything is.
@@ -94,55 +108,134 @@ pub struct RecordsDone {
     pub recorded: Recorded,
     /// Images of releases that were made without trees.
     pub without_trees: usize,
+    /// Images, or releases, whose description cannot be read, and why.
+    pub skipped: Vec<(String, String)>,
 }
 
-/// Mounts layers and writes records; of `releases`, the first one's images get their tags last, and so win.
-pub fn write_records(releases: &[CheckedOut], places: &RecordPlaces) -> Result<RecordsDone, RecordsError> {
-    let repo = Repo::open(&places.repo)?;
-    let mut done = RecordsDone::default();
-    let mut sources: BTreeMap<Digest, PathBuf> = BTreeMap::new();
-    let mut images: BTreeMap<Digest, RecordedImage> = BTreeMap::new();
-    for release in releases {
-        let Some(pins) = read_pins(release)? else { continue };
+/// What the releases of this host want mounted and recorded.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Directories of layers in a release.
+    sources: BTreeMap<Digest, PathBuf>,
+    images: BTreeMap<Digest, RecordedImage>,
+    without_trees: usize,
+    /// Commits with at least one layer.
+    commits: Vec<Commit>,
+    skipped: Vec<(String, String)>,
+}
+
+impl Wanted {
+    /// What cannot be read keeps nothing else away.
+    fn of(releases: &[CheckedOut]) -> Self {
+        let mut wanted = Self::default();
+        for release in releases {
+            match read_pins(release) {
+                Ok(Some(pins)) => wanted.add(release, &pins),
+                Ok(None) => {}
+                Err(error) => {
+                    wanted.skipped.push((format!("release {}", release.commit), in_one_line(&error)));
+                }
+            }
+        }
+        wanted
+    }
+
+    fn add(&mut self, release: &CheckedOut, pins: &ReleasePins) {
         let store = ImageStore::new(release.files.join("images"));
         for (name, image) in pins.images() {
             if !store.has_trees(image) {
-                done.without_trees += 1;
+                self.without_trees += 1;
                 continue;
             }
+            let config = match store.image(&image.config) {
+                Ok(description) => description.config,
+                Err(error) => {
+                    self.skipped.push((name.to_owned(), in_one_line(&error)));
+                    continue;
+                }
+            };
             let layers = image.layers.iter().map(|layer| (layer.diff_id, store.layer_dir(layer.diff_id)));
-            sources.extend(layers);
-            let config = store.image(&image.config)?.config;
-            let recorded = images.entry(image.config).or_insert_with(|| RecordedImage {
+            self.sources.extend(layers);
+            self.commits.push(release.commit);
+            let recorded = self.images.entry(image.config).or_insert_with(|| RecordedImage {
                 image: image.clone(),
                 config,
                 tags: Vec::new(),
             });
             recorded.tags.push(tag_of(name, image.config));
         }
-        if !sources.is_empty() {
-            repo.set_ref(&mounted_ref(release.commit), release.commit)?;
-        }
+        self.commits.dedup();
+    }
+
+    fn to_mount(&self) -> Vec<Source> {
+        let source = |(layer, dir): (&Digest, &PathBuf)| Source { layer: *layer, tree: dir.join(TREE) };
+        self.sources.iter().map(source).collect()
+    }
+
+    fn mounted(&self, layers: &Layers) -> Result<BTreeMap<Digest, MountedLayer>, LayersError> {
+        let there: BTreeSet<Digest> = layers.mounted()?.into_iter().collect();
+        let mounted = self.sources.iter().filter(|(layer, _)| there.contains(layer));
+        Ok(mounted
+            .map(|(layer, source)| {
+                (*layer, MountedLayer { files: layers.files(*layer), source: source.clone() })
+            })
+            .collect())
+    }
+}
+
+/// Mounts layers and writes records; of `releases`, the first one's images get their tags last, and so win.
+pub fn write_records(releases: &[CheckedOut], places: &RecordPlaces) -> Result<RecordsDone, RecordsError> {
+    let repo = Repo::open(&places.repo)?;
+    let wanted = Wanted::of(releases);
+    for commit in &wanted.commits {
+        repo.set_ref(&mounted_ref(*commit), *commit)?;
     }
     let layers = places.mounts();
-    let mut wanted: Vec<Source> =
-        sources.iter().map(|(layer, dir)| Source { layer: *layer, tree: dir.join(TREE) }).collect();
-    wanted.extend(kept_for_containers(&repo, releases, &sources)?);
-    for (layer, mounted) in layers.mount(&wanted)? {
-        match mounted {
-            Ok(()) => done.mounted += 1,
-            Err(error) => done.failed.push((layer, error)),
+    let mut to_mount = wanted.to_mount();
+    to_mount.extend(kept_for_containers(&repo, releases, &wanted.sources)?);
+    let (mounted, failed) = outcomes(layers.mount(&to_mount)?);
+    let there = wanted.mounted(&layers)?;
+    let Wanted { images, without_trees, skipped, .. } = wanted;
+    let images: Vec<RecordedImage> = images.into_values().collect();
+    let recorded = places.records().write(&images, &there)?;
+    Ok(RecordsDone { mounted, failed, recorded, without_trees, skipped })
+}
+
+/// What is wrong with mounts and records of the releases' images; Docker may run. Images without trees are none of this.
+pub fn check_records(
+    releases: &[CheckedOut],
+    places: &RecordPlaces,
+) -> Result<Vec<RecordFault>, RecordsError> {
+    let wanted = Wanted::of(releases);
+    let mounted = wanted.mounted(&places.mounts())?;
+    let images: Vec<RecordedImage> = wanted.images.into_values().collect();
+    Ok(places.records().check(&images, &mounted)?)
+}
+
+/// Mounts what is not mounted, and mounts `anew` what is: containers that run keep the old one until they end. Docker may
+/// run. Gives how many layers were mounted, and what could not be.
+pub fn mount_layers(
+    releases: &[CheckedOut],
+    places: &RecordPlaces,
+    anew: &BTreeSet<Digest>,
+) -> Result<(usize, Vec<(Digest, LayersError)>), RecordsError> {
+    let layers = places.mounts();
+    for layer in layers.mounted()?.into_iter().filter(|layer| anew.contains(layer)) {
+        layers.unmount(layer)?;
+    }
+    Ok(outcomes(layers.mount(&Wanted::of(releases).to_mount())?))
+}
+
+fn outcomes(attempts: Vec<Attempt>) -> (usize, Vec<(Digest, LayersError)>) {
+    let mut mounted = 0;
+    let mut failed = Vec::new();
+    for (layer, attempt) in attempts {
+        match attempt {
+            Ok(()) => mounted += 1,
+            Err(error) => failed.push((layer, error)),
         }
     }
-    let there: BTreeSet<Digest> = layers.mounted()?.into_iter().collect();
-    let mounted: BTreeMap<Digest, MountedLayer> = sources
-        .into_iter()
-        .filter(|(layer, _)| there.contains(layer))
-        .map(|(layer, source)| (layer, MountedLayer { files: layers.files(layer), source }))
-        .collect();
-    let images: Vec<RecordedImage> = images.into_values().collect();
-    done.recorded = places.records().write(&images, &mounted)?;
-    Ok(done)
+    (mounted, failed)
 }
 
 /// The ref that keeps a release whose layers are mounted.

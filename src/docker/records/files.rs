@@ -25,11 +25,6 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
     }
 }
 
-/// Whether `directory` holds these files with these bytes.
-pub(super) fn same(directory: &Path, content: &BTreeMap<&str, Vec<u8>>) -> bool {
-    content.iter().all(|(name, bytes)| fs::read(directory.join(name)).is_ok_and(|found| found == *bytes))
-}
-
 pub(super) fn ensure_directory(path: &Path, mode: u32) -> Result<(), RecordError> {
     match fs::create_dir(path) {
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))

@@ -40,6 +40,13 @@ impl Repositories {
         self.repositories.values().flatten().any(|(_, on)| *on == id)
     }
 
+    /// Whether a tag is there, and on that image.
+    pub(super) fn is_on(&self, tag: &str, id: Digest) -> bool {
+        let repository = tag.rsplit_once(':').map_or(tag, |(repository, _)| repository);
+        let names = self.repositories.get(repository);
+        names.and_then(|names| names.get(tag)).is_some_and(|on| *on == id.to_string())
+    }
+
     pub(super) fn insert(&mut self, tag: &str, id: Digest) {
         let repository = tag.rsplit_once(':').map_or(tag, |(repository, _)| repository);
         let names = self.repositories.entry(repository.to_owned()).or_default();

@@ -8,18 +8,21 @@
 
 mod files;
 mod mend;
+mod mounts;
 mod services;
 
 use std::path::PathBuf;
 
 pub use files::{BadObject, BadPath, FilesReport, verify_files};
 pub use mend::{MendedFiles, repair_files};
-pub use services::{StoppedServices, stop_services};
+pub use mounts::{MendedRecords, bad_layers, repair_mounts, repair_records, verify_records};
+pub use services::{StoppedDocker, StoppedServices, stop_docker, stop_services};
 
 use crate::docker::{Docker, DockerError, Finding, ImageArchive, Repaired};
 use crate::formats::image::store::ImageStore;
+use crate::host::records::RecordsError;
 use crate::model::pins::PinsError;
-use crate::model::{Deployment, Progress, ReleasePins};
+use crate::model::{Deployment, Digest, PinnedImage, Progress, ReleasePins};
 use crate::ostree::repo::RepoError;
 use crate::ostree::sysroot::{Sysroot, SysrootError};
 use crate::rim::command::CommandError;
@@ -48,6 +51,12 @@ pub enum VerifyHostError {
     /// Docker.
     #[error("reading container images back from docker")]
     Look(#[source] Box<DockerError>),
+    /// Mounted layers, or Docker's records of them.
+    #[error("looking after docker's records")]
+    Records(#[source] Box<RecordsError>),
+    /// Docker's unit.
+    #[error("stopping docker")]
+    StopDocker(#[source] CommandError),
     /// Kubelet.
     #[error("stopping kubelet")]
     Kubelet(#[source] CommandError),
@@ -63,6 +72,11 @@ impl VerifyHostError {
     /// True when a running service keeps an image from being replaced.
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::Repair(error) if matches!(**error, DockerError::InUse { .. }))
+    }
+
+    /// True when a running Docker keeps its records from being written.
+    pub fn is_docker_running(&self) -> bool {
+        matches!(self, Self::Records(error) if error.is_docker_running())
     }
 }
 
@@ -83,6 +97,21 @@ pub struct PinnedDeployment {
     deployment: Deployment,
     pins: ReleasePins,
     store: ImageStore,
+}
+
+impl PinnedDeployment {
+    /// Whether the image of that config is one of the release's, and all of its layers are among those that are `mounted`.
+    pub fn is_mounted(&self, config: Digest, mounted: &[Digest]) -> bool {
+        let is = |image: &PinnedImage| image.layers.iter().all(|layer| mounted.contains(&layer.diff_id));
+        self.pins
+            .images()
+            .any(|(_, image)| image.config == config && self.store.has_trees(image) && is(image))
+    }
+
+    /// What pods call the image of that config.
+    pub fn name_of(&self, config: Digest) -> Option<&str> {
+        self.pins.images().find(|(_, image)| image.config == config).map(|(name, _)| name)
+    }
 }
 
 /// Every deployment that pins images, each release once.

@@ -9,6 +9,9 @@ use crate::model::{Digest, Progress};
 use crate::rim::command::run;
 
 const KUBELET: &str = "kubelet.service";
+const CRI_DOCKERD: &str = "cri-dockerd.service";
+const DOCKER: &str = "docker.service";
+const DOCKER_SOCKET: &str = "docker.socket";
 
 /// Services that were stopped. They start again when this goes, whatever happened meanwhile.
 #[derive(Debug)]
@@ -34,6 +37,27 @@ pub fn stop_services(
     }
     progress.end(&format!("{} containers", running.len()));
     Ok(stopped)
+}
+
+/// Docker that was stopped. It starts again when this goes, whatever happened meanwhile.
+#[derive(Debug)]
+pub struct StoppedDocker(());
+
+/// Stops Docker and what would start it: its socket does when anybody calls, as cri-dockerd does all the time.
+pub fn stop_docker() -> Result<StoppedDocker, VerifyHostError> {
+    let stopped = StoppedDocker(());
+    let units = [CRI_DOCKERD, DOCKER_SOCKET, DOCKER];
+    run(Command::new("systemctl").arg("stop").args(units)).map_err(VerifyHostError::StopDocker)?;
+    Ok(stopped)
+}
+
+impl Drop for StoppedDocker {
+    fn drop(&mut self) {
+        let units = [DOCKER_SOCKET, DOCKER, CRI_DOCKERD];
+        if let Err(error) = run(Command::new("systemctl").arg("start").args(units)) {
+            tracing::error!(%error, "docker does not start again: systemctl start {}", units.join(" "));
+        }
+    }
 }
 
 impl Drop for StoppedServices {

@@ -28,7 +28,7 @@ pub enum EntryKind {
     Directory,
     /// A pipe.
     Pipe,
-    /// A sparse file: its data is not what the file holds.
+    /// A sparse file in the PAX form: its data is not what the file holds. (Docker does not take GNU's older form.)
     Sparse,
     /// Something that has no meaning in a layer, by its type byte.
     Other(u8),
@@ -177,7 +177,6 @@ impl<R: BufRead> Entries<R> {
         let (uid, gid) = (owner(pax.uid, header.uid(), "owner")?, owner(pax.gid, header.gid(), "group")?);
         let kind = match header.type_byte() {
             0 if name.ends_with(b"/") => EntryKind::Directory,
-            b'S' => EntryKind::Sparse,
             0 | b'0' | b'7' if pax.sparse => EntryKind::Sparse,
             0 | b'0' | b'7' => EntryKind::File,
             b'1' => EntryKind::HardLink,
@@ -198,7 +197,7 @@ impl<R: BufRead> Entries<R> {
         let mtime =
             pax.mtime.or(header.mtime().map(|seconds| (seconds, 0))).filter(|(seconds, _)| *seconds >= 0);
         let link = long_link.or(pax.link).unwrap_or_else(|| header.link());
-        let content = self.content(kind == EntryKind::Sparse)?;
+        let content = self.content(header.type_byte() == b'S')?;
         self.name.clone_from(&name);
         Ok(Entry {
             name,

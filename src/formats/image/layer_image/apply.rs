@@ -44,8 +44,8 @@ pub enum ApplyError {
         /// Its type byte.
         kind: char,
     },
-    /// Sparse files of GNU tar.
-    #[error("entry {0:?} is a sparse file of GNU tar; pack the layer without --sparse")]
+    /// A sparse file: such a layer has no image, see [`sparse_file`](super::sparse_file).
+    #[error("entry {0:?} is a sparse file, whose data is not its content")]
     Sparse(String),
     /// More contents than were looked at.
     #[error("entry {0:?}: its content was not looked at")]

@@ -75,6 +75,7 @@ fn entries_apply_as_docker_applies_them() {
         (vec![entry("a", File), entry(".wh.a", File)], "deletes a name of its own layer"),
         (vec![entry("a", EntryKind::Sparse)], "sparse file"),
         (vec![entry("a", EntryKind::Other(b'V'))], "type 'V'"),
+        (vec![entry("a", EntryKind::Other(b'S'))], "type 'S'"),
     ] {
         let error = apply(&entries).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
