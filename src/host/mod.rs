@@ -11,6 +11,7 @@ pub mod gc;
 pub mod identity;
 pub mod journal;
 pub mod lint;
+pub mod newest;
 pub mod phases;
 pub mod places;
 pub mod pods;
