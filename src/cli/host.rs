@@ -78,6 +78,18 @@ impl HostArguments {
         Ok(sysroot)
     }
 
+    /// Where the host keeps its state, by the `/var` of its deployments.
+    pub fn places(&self, sysroot: &Sysroot, deployments: &[Deployment]) -> Places {
+        let root = if sysroot.is_booted() { Path::new("/") } else { self.sysroot.as_path() };
+        match deployments.first() {
+            Some(first) if !sysroot.is_booted() => {
+                let var = root.join("ostree/deploy").join(&first.id.stateroot).join("var");
+                Places::of_deployment(&root.join(&first.path), &var, &root.join("run"))
+            }
+            _ => Places::below(root),
+        }
+    }
+
     /// Layers of container images that are mounted.
     pub fn layers(&self, sysroot: &Sysroot) -> Layers {
         let root = if sysroot.is_booted() { Path::new("/") } else { self.sysroot.as_path() };

@@ -34,12 +34,17 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use report::{Failure, Kind};
 
+use crate::rim::fetch::{DEFAULT_LEAST_RATE, set_least_rate};
+
 /// One ostree commit carries a host's operating system and the services that run on it.
 #[derive(Debug, Parser)]
 #[command(name = "rackstep", version, about, propagate_version = true, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
+    /// Give a server up that sends less than so many bytes a second over a minute; 0: never.
+    #[arg(long, global = true, value_name = "BYTES", default_value_t = DEFAULT_LEAST_RATE, env = "RACKSTEP_MIN_RATE", hide_short_help = true)]
+    min_rate: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +123,7 @@ pub fn run() -> ExitCode {
         Err(error) => error.exit(),
     };
     start_log();
+    set_least_rate(arguments.min_rate);
     // A panic has said where it happened; the state on the disk is right at every instant, so nothing is to be undone.
     match std::panic::catch_unwind(|| dispatch(arguments.verb)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -49,7 +49,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
         let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
         let progress = Terminal::default();
-        let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
+        let newest = arguments.plan.host.places(&sysroot, &deployments).newest();
+        let host = Host {
+            sysroot: &sysroot,
+            docker: &docker,
+            config: &config,
+            newest: &newest,
+            progress: &progress,
+        };
         imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;
     }
     let state = state_line(&sysroot);

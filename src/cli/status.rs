@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
-use crate::host::status::observe_status;
-use crate::model::deployment::Role;
-use crate::model::status::{ContainerStatus, Status};
+use crate::host::status::{observe_newest, observe_status};
+use crate::model::deployment::{Role, name_release};
+use crate::model::status::{ContainerStatus, NewestStatus, Status};
 
 /// Show every deployment with its release and images, and what runs against what is pinned.
 #[derive(Debug, Args)]
@@ -26,7 +26,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     // A host without Docker or configuration still has deployments to tell about.
     let docker = arguments.host.connect_docker();
     let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments)).ok();
-    let status = observe_status(&sysroot, docker.as_ref().ok(), config.as_ref())
+    let memory = arguments.host.places(&sysroot, &deployments).newest();
+    let newest = config.as_ref().map(|config| observe_newest(&memory, config)).transpose();
+    let newest = newest.map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?.flatten();
+    let status = observe_status(&sysroot, docker.as_ref().ok(), config.as_ref(), newest)
         .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     if arguments.json {
         return print_json(&status);
@@ -45,6 +48,7 @@ fn render_status(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     lines.push(format!("host      {}", status.host.as_deref().unwrap_or("(not configured)")));
     lines.push(format!("kernel    {}", status.kernel));
+    lines.extend(status.newest.as_ref().map(render_newest));
     for entry in &status.deployments {
         let deployment = &entry.deployment;
         let mark = if deployment.next_boot { '▶' } else { ' ' };
@@ -67,6 +71,22 @@ fn render_status(status: &Status) -> Vec<String> {
     lines
 }
 
+fn render_newest(newest: &NewestStatus) -> String {
+    let name = name_release(newest.release.version.as_deref(), newest.release.commit);
+    format!("newest    {name} of {}, made {} ago", newest.reference, age(newest.age))
+}
+
+/// An age in the largest unit that gives at least two.
+fn age(seconds: u64) -> String {
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7_200 => (seconds / 60, "min"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        _ => (seconds / 86_400, "days"),
+    };
+    format!("{count} {unit}")
+}
+
 fn render_container(container: &ContainerStatus) -> String {
     let state = match container.running {
         Some(running) if running == container.expected => "runs as pinned".to_owned(),
@@ -87,5 +107,24 @@ fn role_name(role: Role) -> &'static str {
         Role::Pending => "pending",
         Role::Booted => "booted",
         Role::Rollback => "rollback",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::newest::KnownRelease;
+
+    #[test]
+    fn a_repo_without_news_is_seen_by_the_age_of_its_newest() {
+        let commit = "a".repeat(64).parse().unwrap();
+        for (seconds, told) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h"), (40 * 86_400, "40 days")]
+        {
+            let release = KnownRelease { commit, version: Some("1.2.0".to_owned()), created: 1 };
+            let newest = NewestStatus { reference: "main".to_owned(), release, age: seconds };
+            let expected = format!("newest    1.2.0 (aaaaaaaaaa) of main, made {told} ago");
+            assert_eq!(render_newest(&newest), expected);
+        }
     }
 }

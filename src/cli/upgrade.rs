@@ -1,5 +1,7 @@
 //! `rackstep upgrade`.
 
+use std::path::Path;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -7,6 +9,7 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::docker::Docker;
+use crate::host::newest::{NewestError, read_newest};
 use crate::host::revision::{Refs, RevisionError, fetch_refs, require_bound, resolve};
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
@@ -73,8 +76,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Kind::Refused, error, NOTHING_CHANGED))?;
     let created = Some(info.timestamp);
     let target = Target { commit, created, repo: config.repo.clone() };
-    let plan =
-        plan_upgrade(&deployments, runs.and_then(|runs| sysroot.created(runs.id.commit)), &target, request);
+    let memory = arguments.plan.host.places(&sysroot, &deployments).newest();
+    let newest = read_newest(&memory).map_err(|error| damaged_memory(error, &memory))?;
+    let newest = newest.refs.get(config.follows.as_str());
+    let runs_since = runs.and_then(|runs| sysroot.created(runs.id.commit));
+    let plan = plan_upgrade(&deployments, runs_since, newest, &target, request);
     if arguments.plan.dry_run || plan.steps.is_empty() {
         let state = state_line(&sysroot);
         if arguments.plan.json {
@@ -94,7 +100,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
     let progress = Terminal::default();
-    let host = Host { sysroot: &sysroot, docker: &docker, config: &config, progress: &progress };
+    let host =
+        Host { sysroot: &sysroot, docker: &docker, config: &config, newest: &memory, progress: &progress };
     let done = run_plan(&host, &plan, None).map_err(fail)?;
     let state = match (arguments.commit, done.next_boot) {
         (true, _) => state_line(&sysroot),
@@ -162,8 +169,13 @@ fn no_release(error: RevisionError) -> Failure {
     Failure::new(kind, error, NOTHING_CHANGED)
 }
 
+fn damaged_memory(error: NewestError, path: &Path) -> Failure {
+    let hint = format!("without {} the host takes whatever release the repo calls newest", path.display());
+    Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(hint)
+}
+
 fn is_refused(plan: &Plan) -> bool {
-    matches!(plan.reason, Reason::Older { .. } | Reason::AnotherWaits)
+    matches!(plan.reason, Reason::Older { .. } | Reason::SetBack { .. } | Reason::AnotherWaits)
 }
 
 fn refuse(plan: &Plan) -> Result<(), Failure> {

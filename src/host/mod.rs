@@ -10,6 +10,7 @@ pub mod config;
 pub mod gc;
 pub mod identity;
 pub mod journal;
+pub mod newest;
 pub mod phases;
 pub mod places;
 pub mod pods;

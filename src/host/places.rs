@@ -75,6 +75,11 @@ impl Places {
         self.state.join("state")
     }
 
+    /// The newest releases that were accepted.
+    pub fn newest(&self) -> PathBuf {
+        self.state.join("newest.json")
+    }
+
     /// The phases that ran.
     pub fn journal(&self) -> PathBuf {
         self.state.join("phases.json")

@@ -1,13 +1,15 @@
 //! Observes what `status` shows.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::docker::{Docker, DockerError};
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
+use crate::host::newest::{NewestError, read_newest};
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
-use crate::model::status::{DeploymentStatus, ImageStatus, STATUS_FORMAT, Status};
+use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
 
@@ -34,11 +36,21 @@ pub enum StatusError {
     Services(#[from] BootError),
 }
 
+/// The newest release that was accepted of the host's ref, and how old it is now; none: nothing was yet.
+pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, NewestError> {
+    let reference = config.follows.to_string();
+    let Some(release) = read_newest(path)?.refs.remove(&reference) else { return Ok(None) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let age = now.saturating_sub(release.created);
+    Ok(Some(NewestStatus { reference, release, age }))
+}
+
 /// Looks at everything that `status` shows.
 pub fn observe_status(
     sysroot: &Sysroot,
     docker: Option<&Docker>,
     config: Option<&HostConfig>,
+    newest: Option<NewestStatus>,
 ) -> Result<Status, StatusError> {
     let observed = docker.map(Docker::observe).transpose()?;
     let deployments = sysroot.deployments()?;
@@ -65,6 +77,7 @@ pub fn observe_status(
     Ok(Status {
         format: STATUS_FORMAT,
         host: config.map(identity::name_of),
+        newest,
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),
         waiting: waiting(&deployments),

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod kernel_argument;
 pub mod kernel_arguments;
 pub mod machine;
+pub mod newest;
 pub mod object;
 pub mod package;
 pub mod phase;

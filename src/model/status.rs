@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::newest::KnownRelease;
 use super::{Commit, Deployment, Digest};
 
 /// The format number that this program writes.
@@ -14,6 +15,10 @@ pub struct Status {
     pub format: u32,
     /// Host name, if it is configured.
     pub host: Option<String>,
+    /// The newest release that the host has accepted of the ref that it follows. One that grows old is a repo without news,
+    /// or one that somebody keeps from telling them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<NewestStatus>,
     /// The commit that runs, if this sysroot is booted.
     pub booted: Option<Commit>,
     /// Kernel release that runs, as `uname -r` prints it.
@@ -24,6 +29,19 @@ pub struct Status {
     pub services: Vec<ContainerStatus>,
     /// Why something waits; empty: nothing does.
     pub waiting: Vec<String>,
+}
+
+/// The newest accepted release of a ref.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestStatus {
+    /// The ref.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The release.
+    #[serde(flatten)]
+    pub release: KnownRelease,
+    /// Its age in seconds, by the host's clock.
+    pub age: u64,
 }
 
 /// One deployment and its images.

@@ -3,9 +3,13 @@
 //! A [`Fetch`] owns a runtime of one thread that drives the sockets; whoever reads a [`Body`] waits for it as for a file.
 //! reqwest's own blocking client was rejected: it knows no limit for a server that falls silent in the middle of a
 //! body, only one for the whole transfer. Must not be used from inside an async task (use `spawn_blocking`).
+//!
+//! What a server can make us do is bounded: by a size before an answer is read, by a least rate while it comes
+//! ([`LeastRate`]), and by redirects that lead to HTTP and HTTPS alone.
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
@@ -19,6 +23,28 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 pub const ATTEMPTS: u32 = 3;
 /// Waiting time before the second attempt; doubles with each.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Redirects that are followed for one answer.
+const REDIRECTS: usize = 10;
+/// Bytes a second that a server must send, unless the person says otherwise: a slow modem gives as much.
+pub const DEFAULT_LEAST_RATE: u64 = 4 << 10;
+/// Over how much waiting the rate is taken: shorter stalls are nobody's fault.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+static LEAST_RATE: AtomicU64 = AtomicU64::new(DEFAULT_LEAST_RATE);
+
+/// Sets the rate, in bytes a second, below which clients made from now on give a server up; 0: never.
+pub fn set_least_rate(bytes_a_second: u64) {
+    LEAST_RATE.store(bytes_a_second, Ordering::Relaxed);
+}
+
+/// Below which rate a server is given up. Only waiting for the server counts: whoever reads slowly is not its fault.
+#[derive(Debug, Clone, Copy)]
+struct LeastRate {
+    /// Bytes a second; 0: any.
+    rate: u64,
+    window: Duration,
+}
 
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +77,16 @@ pub enum FetchError {
         #[source]
         source: reqwest::Error,
     },
+    /// The answer comes too slowly.
+    #[error("{url}: {received} bytes came, the last of them at less than {rate} bytes a second (--min-rate)")]
+    TooSlow {
+        /// What was asked for.
+        url: String,
+        /// Bytes of the body that came.
+        received: u64,
+        /// The least rate.
+        rate: u64,
+    },
     /// The answer is larger than it may be.
     #[error("{url}: more than {limit} bytes")]
     TooLarge {
@@ -65,7 +101,7 @@ impl FetchError {
     /// Whether another attempt may help.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connection { .. } => true,
+            Self::Connection { .. } | Self::TooSlow { .. } => true,
             Self::Status { status, .. } => *status >= 500 || *status == 429,
             Self::Setup(_) | Self::NotFound { .. } | Self::TooLarge { .. } => false,
         }
@@ -76,6 +112,7 @@ impl FetchError {
 pub struct Fetch {
     runtime: Runtime,
     client: reqwest::Client,
+    least: LeastRate,
 }
 
 impl Fetch {
@@ -96,9 +133,11 @@ impl Fetch {
             .user_agent(concat!("rackstep/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
+            .redirect(reqwest::redirect::Policy::custom(follow))
             .build()
             .map_err(|error| FetchError::Setup(error.into()))?;
-        Ok(Self { runtime, client })
+        let least = LeastRate { rate: LEAST_RATE.load(Ordering::Relaxed), window: RATE_WINDOW };
+        Ok(Self { runtime, client, least })
     }
 
     /// Asks for `url`; the body is read while it comes.
@@ -129,6 +168,9 @@ impl Fetch {
             response,
             pending: Bytes::new(),
             received: 0,
+            limit: u64::MAX,
+            waited: Duration::ZERO,
+            since: 0,
             failure: None,
         };
         Ok(Answer { status, headers, body })
@@ -143,6 +185,19 @@ impl Fetch {
     pub fn attempt<T>(&self, act: impl FnMut() -> Result<T, FetchError>) -> Result<T, FetchError> {
         attempt(FetchError::is_passing, act)
     }
+}
+
+/// Follows redirects to the web alone, and not for ever.
+fn follow(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
+    let scheme = attempt.url().scheme();
+    if !matches!(scheme, "http" | "https") {
+        let why = format!("redirected to {scheme}:, which is neither http nor https");
+        return attempt.error(why);
+    }
+    if attempt.previous().len() > REDIRECTS {
+        return attempt.error("redirected too often");
+    }
+    attempt.follow()
 }
 
 /// Tries `act` again, a few times, while its failure is one that may pass.
@@ -187,6 +242,11 @@ pub struct Body<'f> {
     response: reqwest::Response,
     pending: Bytes,
     received: u64,
+    /// More bytes than this end it.
+    limit: u64,
+    /// Time spent waiting for the server since the rate was last looked at, and what had come by then.
+    waited: Duration,
+    since: u64,
     /// Why reading failed; kept because `io::Error` goes through decoders that hide it.
     pub failure: Option<FetchError>,
 }
@@ -197,31 +257,68 @@ impl Body<'_> {
         self.received
     }
 
+    /// Ends the body where it is larger than `limit`; one that is announced to be is not read at all.
+    pub fn bound(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     /// Reads all of a small thing.
     pub fn read_whole(mut self, limit: u64) -> Result<Vec<u8>, FetchError> {
+        self.bound(limit);
         let mut bytes = Vec::new();
-        if let Err(error) = (&mut self).take(limit + 1).read_to_end(&mut bytes) {
-            return Err(self.failure.unwrap_or_else(|| FetchError::Setup(error.into())));
+        match self.read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(self.failure.unwrap_or_else(|| FetchError::Setup(error.into()))),
         }
-        if bytes.len() as u64 > limit {
-            return Err(FetchError::TooLarge { url: self.url, limit });
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.received > self.limit || self.length.is_some_and(|length| length > self.limit)
+    }
+
+    /// Counts time spent on the server; true when it had its window and did not send enough.
+    fn is_too_slow(&mut self, waited: Duration) -> bool {
+        let LeastRate { rate, window } = self.fetch.least;
+        self.waited += waited;
+        if self.waited < window {
+            return false;
         }
-        Ok(bytes)
+        let least = rate.saturating_mul(window.as_millis() as u64) / 1000;
+        let came = self.received - self.since;
+        (self.waited, self.since) = (Duration::ZERO, self.received);
+        came < least
+    }
+
+    /// The next bytes of the body; none: its end.
+    fn next_bytes(&mut self) -> Result<Option<Bytes>, FetchError> {
+        if self.is_too_large() {
+            return Err(FetchError::TooLarge { url: self.url.clone(), limit: self.limit });
+        }
+        let began = Instant::now();
+        let chunk = self.fetch.runtime.block_on(async { self.response.chunk().await });
+        let (url, received) = (self.url.clone(), self.received);
+        let chunk = chunk.map_err(|source| FetchError::Connection { url, received, source })?;
+        let Some(bytes) = chunk else { return Ok(None) };
+        self.received += bytes.len() as u64;
+        if self.is_too_large() {
+            return Err(FetchError::TooLarge { url: self.url.clone(), limit: self.limit });
+        }
+        if self.is_too_slow(began.elapsed()) {
+            let (url, received, rate) = (self.url.clone(), self.received, self.fetch.least.rate);
+            return Err(FetchError::TooSlow { url, received, rate });
+        }
+        Ok(Some(bytes))
     }
 }
 
 impl Read for Body<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.pending.is_empty() {
-            match self.fetch.runtime.block_on(async { self.response.chunk().await }) {
-                Ok(Some(bytes)) => {
-                    self.received += bytes.len() as u64;
-                    self.pending = bytes;
-                }
+            match self.next_bytes() {
+                Ok(Some(bytes)) => self.pending = bytes,
                 Ok(None) => return Ok(0),
-                Err(source) => {
-                    let (url, received) = (self.url.clone(), self.received);
-                    self.failure = Some(FetchError::Connection { url, received, source });
+                Err(error) => {
+                    self.failure = Some(error);
                     return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut"));
                 }
             }
@@ -229,5 +326,86 @@ impl Read for Body<'_> {
         let count = self.pending.len().min(buffer.len());
         buffer[..count].copy_from_slice(&self.pending.split_to(count));
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    /// A server that gives every connection what `answer` writes, until the client has enough.
+    fn serve(answer: impl Fn(&mut dyn Write) -> io::Result<()> + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = [0; 1024];
+                if stream.read(&mut request).is_ok() {
+                    // The client hangs up when it has had enough.
+                    let _ = answer(&mut stream);
+                }
+            }
+        });
+        url
+    }
+
+    fn fetch(rate: u64, window: Duration) -> Fetch {
+        Fetch { least: LeastRate { rate, window }, ..Fetch::new().unwrap() }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_is_given_up() {
+        let url = serve(|stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")?;
+            loop {
+                stream.write_all(b"x")?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let slow = fetch(1 << 20, Duration::from_millis(200));
+        let error = slow.get(&url).unwrap().read_whole(1 << 30).unwrap_err();
+        assert!(matches!(error, FetchError::TooSlow { rate, .. } if rate == 1 << 20), "{error}");
+        assert!(error.is_passing());
+    }
+
+    #[test]
+    fn an_answer_is_bounded_before_it_is_read() {
+        let announced = serve(|stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60000000000\r\n\r\n")?;
+            loop {
+                stream.write_all(&[0; 4096])?;
+            }
+        });
+        let endless = serve(|stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+            loop {
+                stream.write_all(&[0; 4096])?;
+            }
+        });
+        let client = fetch(DEFAULT_LEAST_RATE, RATE_WINDOW);
+        let mut body = client.get(&announced).unwrap();
+        body.bound(1 << 16);
+        assert!(body.read(&mut [0; 16]).is_err());
+        assert!(matches!(body.failure, Some(FetchError::TooLarge { limit: 65536, .. })));
+        assert_eq!(body.received(), 0);
+        let error = client.get_whole(&endless, 1 << 16).unwrap_err();
+        assert!(matches!(error, FetchError::TooLarge { limit: 65536, .. }), "{error}");
+    }
+
+    #[test]
+    fn redirects_lead_to_the_web_alone() {
+        let good = serve(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        let client = fetch(DEFAULT_LEAST_RATE, RATE_WINDOW);
+        for (location, followed) in
+            [(good.as_str(), true), ("file:///etc/shadow", false), ("ftp://127.0.0.1/x", false)]
+        {
+            let head = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+            let url = serve(move |stream| stream.write_all(head.as_bytes()));
+            let answer = client.get(&url).and_then(|body| body.read_whole(16));
+            assert_eq!(answer.as_deref().ok() == Some(b"ok"), followed, "{location}: {answer:?}");
+        }
     }
 }

@@ -15,10 +15,12 @@ use std::process::Command;
 
 use crate::docker::{Docker, DockerError, VerifyError};
 use crate::formats::image::store::ImageStore;
+use crate::host::newest::{NewestError, note_accepted};
 use crate::host::prepare::{PrepareError, prepare_images};
 use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
 use crate::model::kernel_arguments;
+use crate::model::newest::KnownRelease;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
 use crate::ostree::repo::{ReleaseError, Repo, RepoError};
@@ -35,6 +37,8 @@ pub struct Host<'a> {
     pub docker: &'a dyn Fn() -> Result<Docker, DockerError>,
     /// Who this host is and what it follows.
     pub config: &'a HostConfig,
+    /// Where the newest accepted releases are remembered.
+    pub newest: &'a Path,
     /// Who listens.
     pub progress: &'a dyn Progress,
 }
@@ -115,6 +119,15 @@ pub enum UpgradeError {
         /// Why.
         #[source]
         source: RepoError,
+    },
+    /// The newest accepted release could not be remembered.
+    #[error("remembering release {commit} as accepted")]
+    Newest {
+        /// The commit.
+        commit: Commit,
+        /// Why.
+        #[source]
+        source: NewestError,
     },
     /// A file of the checkout could not be read.
     #[error("reading {path}")]
@@ -323,7 +336,23 @@ impl Run<'_> {
             Some((self.host.docker)()?.verify_release(&pins, self.host.progress)?)
         };
         self.proof = Some(Proof { release, images });
-        Ok(())
+        // The way back needs no memory, and must not stumble over a damaged one.
+        if self.deployment.is_none() { self.remember(commit) } else { Ok(()) }
+    }
+
+    /// Takes note of a verified release of the host's ref: nothing older is taken from then on unless it is named.
+    fn remember(&self, commit: Commit) -> Result<(), UpgradeError> {
+        let repo = self.repo()?;
+        let info = repo
+            .commit_info(commit)
+            .map_err(|source| UpgradeError::Repo { path: repo.path().to_owned(), source })?;
+        let follows = self.host.config.follows.as_str();
+        if !info.refs.iter().any(|bound| bound == follows) {
+            return Ok(());
+        }
+        let release = KnownRelease { commit, version: info.version, created: info.timestamp };
+        note_accepted(self.host.newest, follows, release)
+            .map_err(|source| UpgradeError::Newest { commit, source })
     }
 
     fn flip(&mut self, commit: Commit, step: &Step) -> Result<(), UpgradeError> {

@@ -7,7 +7,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::deployment::{Deployment, Role, rollback_target};
+use crate::model::deployment::{Deployment, Role, name_release, rollback_target};
+use crate::model::newest::KnownRelease;
 use crate::model::{Commit, DeploymentId};
 
 /// One effect, safe to repeat.
@@ -83,6 +84,13 @@ pub enum Reason {
         /// `created` of what was found.
         found: u64,
     },
+    /// It is older than one that this host has accepted of the ref, and nobody asked for it by name.
+    SetBack {
+        /// The newest that was accepted.
+        known: KnownRelease,
+        /// `created` of what was found.
+        found: u64,
+    },
     /// The way back.
     Rollback,
     /// An upgrade waits for the reboot; it is called off.
@@ -96,6 +104,13 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::SetBack { known, .. } => {
+                let known = name_release(known.version.as_deref(), known.commit);
+                return write!(
+                    f,
+                    "the repo's newest release is older than {known}, which this host has accepted before; name it to get it all the same"
+                );
+            }
             Self::Upgrade => "a new release was found",
             Self::PrepareOnly => "a new release was found; without --commit the next boot stays as it is",
             Self::AlreadyBooted => "this release runs already",
@@ -155,10 +170,11 @@ pub struct Target {
     pub repo: String,
 }
 
-/// Plans `upgrade`. `booted_created` is the age of what runs, in seconds since 1970.
+/// Plans `upgrade`. `booted_created` is the age of what runs, in seconds since 1970, `newest` what was accepted of the ref.
 pub fn plan_upgrade(
     deployments: &[Deployment],
     booted_created: Option<u64>,
+    newest: Option<&KnownRelease>,
     target: &Target,
     request: UpgradeRequest,
 ) -> Plan {
@@ -181,6 +197,11 @@ pub fn plan_upgrade(
         && found < booted
     {
         return Plan::nothing(Some(commit), Reason::Older { booted, found });
+    }
+    if let (Some(known), Some(found), false) = (newest, target.created, request.by_name)
+        && found < known.created
+    {
+        return Plan::nothing(Some(commit), Reason::SetBack { known: known.clone(), found });
     }
     if !request.commit && deployments.iter().any(|deployment| deployment.role == Role::Staged) {
         return Plan::nothing(Some(commit), Reason::AnotherWaits);
@@ -266,11 +287,11 @@ mod tests {
     #[test]
     fn the_flip_comes_after_the_check_and_only_when_asked_for() {
         let now = [deployment('a', Role::Booted, true)];
-        let plan = plan_upgrade(&now, Some(10), &target('b', 20), PREPARE);
+        let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), PREPARE);
         assert_eq!(plan.reason, Reason::PrepareOnly);
         assert_eq!(plan.steps.last(), Some(&Step::Verify { commit: commit('b') }));
 
-        let plan = plan_upgrade(&now, Some(10), &target('b', 20), COMMIT);
+        let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), COMMIT);
         let b = commit('b');
         assert_eq!(
             plan.steps,
@@ -292,32 +313,53 @@ mod tests {
             (target('a', 10), COMMIT, Reason::AlreadyBooted),
             (target('b', 5), COMMIT, Reason::Older { booted: 10, found: 5 }),
         ] {
-            let plan = plan_upgrade(&now, Some(10), &found, request);
+            let plan = plan_upgrade(&now, Some(10), None, &found, request);
             assert_eq!(plan.reason, reason);
             assert_eq!(plan.steps, []);
         }
     }
 
     #[test]
+    fn nothing_older_than_what_was_accepted_is_taken_unless_named() {
+        let now = [deployment('a', Role::Booted, true)];
+        let known = KnownRelease { commit: commit('c'), version: Some("3.0.0".into()), created: 30 };
+        let named = UpgradeRequest { by_name: true, ..COMMIT };
+        for (found, request, taken) in [
+            (target('b', 20), COMMIT, false),
+            (target('b', 20), PREPARE, false),
+            (target('b', 20), named, true),
+            (target('c', 30), COMMIT, true),
+            (target('d', 40), COMMIT, true),
+        ] {
+            let plan = plan_upgrade(&now, Some(10), Some(&known), &found, request);
+            assert_eq!(plan.steps.is_empty(), !taken, "{found:?} {request:?}");
+            let set_back = Reason::SetBack { known: known.clone(), found: 20 };
+            assert_eq!(plan.reason == set_back, !taken, "{found:?} {request:?}");
+        }
+        let told = Reason::SetBack { known, found: 20 }.to_string();
+        assert!(told.contains("older than 3.0.0 (cccccccccc), which this host has accepted"), "{told}");
+    }
+
+    #[test]
     fn an_older_release_may_be_named() {
         let now = [deployment('a', Role::Booted, true)];
         let by_name = UpgradeRequest { by_name: true, ..COMMIT };
-        assert_eq!(plan_upgrade(&now, Some(10), &target('b', 5), by_name).reason, Reason::Upgrade);
+        assert_eq!(plan_upgrade(&now, Some(10), None, &target('b', 5), by_name).reason, Reason::Upgrade);
     }
 
     #[test]
     fn a_release_that_waits_locked_is_prepared_again_and_flipped() {
         let now = [deployment('b', Role::StagedLocked, false), deployment('a', Role::Booted, true)];
-        let plan = plan_upgrade(&now, Some(10), &target('b', 20), COMMIT);
+        let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), COMMIT);
         assert!(plan.steps.contains(&Step::Flip { commit: commit('b') }));
     }
 
     #[test]
     fn preparing_never_calls_off_what_waits_for_the_reboot() {
         let now = [deployment('b', Role::Staged, true), deployment('a', Role::Booted, false)];
-        let plan = plan_upgrade(&now, Some(10), &target('c', 30), PREPARE);
+        let plan = plan_upgrade(&now, Some(10), None, &target('c', 30), PREPARE);
         assert_eq!(plan, Plan::nothing(Some(commit('c')), Reason::AnotherWaits));
-        assert_eq!(plan_upgrade(&now, Some(10), &target('c', 30), COMMIT).reason, Reason::Upgrade);
+        assert_eq!(plan_upgrade(&now, Some(10), None, &target('c', 30), COMMIT).reason, Reason::Upgrade);
     }
 
     #[test]

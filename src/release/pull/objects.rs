@@ -21,6 +21,14 @@ use super::{By, PullError, PullReport};
 /// Requests at a time: one object is mostly waiting, and more would only queue at the server.
 const WORKERS: usize = 8;
 
+/// Bytes that an object's header and what is read ahead of its content may take.
+const HEADER_LIMIT: u64 = METADATA_LIMIT;
+
+/// The most bytes that deflate makes of `size`: blocks of nothing would otherwise never end. zlib's own bound is far lower.
+const fn deflated_limit(size: u64) -> u64 {
+    size.saturating_add(size / 8)
+}
+
 /// Fetches every object of the commit that is not in the repo, and those of `again` even if they are.
 pub fn pull_objects(
     remote: &Remote,
@@ -35,6 +43,7 @@ pub fn pull_objects(
         // A finished batch of a killed process is published before this is called.
         return Err(RepoError::Busy { path: staging.repo().path().to_owned() }.into());
     };
+    let free = staging.repo().free_bytes()?;
     let walk = Walk {
         remote,
         commit,
@@ -44,6 +53,7 @@ pub fn pull_objects(
         progress,
         state: Mutex::new(State::default()),
         changed: Condvar::new(),
+        room: Mutex::new(free),
         received: AtomicU64::new(0),
         objects: AtomicU64::new(0),
     };
@@ -96,6 +106,8 @@ struct Walk<'w> {
     repo: &'w Repo,
     batch: &'w Batch<'w>,
     progress: &'w dyn Progress,
+    /// Bytes that were free at the start, without what objects have claimed since.
+    room: Mutex<u64>,
     state: Mutex<State>,
     changed: Condvar,
     received: AtomicU64,
@@ -214,25 +226,66 @@ impl Walk<'_> {
         let url = self.remote.object_url(object);
         let body = self.remote.fetch.get(&url).map_err(|error| self.fetch_failed(object, error))?;
         let mut body = std::io::BufReader::new(body);
-        let written = self.write_file(object, &mut body);
+        let (header, size) = match FileHeader::read_archive(&mut body) {
+            Ok(read) => read,
+            Err(source) => {
+                let error = RepoError::Source { object: *object, source };
+                let failure = body.into_inner().failure.take();
+                return Err(match failure {
+                    Some(failure) => self.fetch_failed(object, failure),
+                    None => self.write_failed(object, error),
+                });
+            }
+        };
+        self.claim(size)?;
+        body.get_mut().bound(HEADER_LIMIT.saturating_add(deflated_limit(size)));
+        let written = self.write_file(object, (&header, size), &mut body);
         let mut body = body.into_inner();
         if let Some(error) = body.failure.take() {
+            self.give_back(size);
             return Err(self.fetch_failed(object, error));
         }
-        written.map_err(|error| self.write_failed(object, error))?;
+        written.map_err(|error| {
+            self.give_back(size);
+            self.write_failed(object, error)
+        })?;
         self.count(body.received());
         self.objects.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn write_file(&self, object: &ObjectName, body: &mut impl std::io::BufRead) -> Result<(), RepoError> {
-        let receiving = |source| RepoError::Source { object: *object, source };
-        let (header, size) = FileHeader::read_archive(body).map_err(receiving)?;
+    /// Claims room for an object before it is received: a server says how large it is, and may say anything.
+    fn claim(&self, size: u64) -> Result<(), Stop> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        match room.checked_sub(size) {
+            Some(left) => {
+                *room = left;
+                Ok(())
+            }
+            None => Err(Stop::Other(PullError::NoSpace {
+                path: self.repo.path().to_owned(),
+                commit: self.commit,
+                needed: size,
+                free: *room,
+            })),
+        }
+    }
+
+    fn give_back(&self, size: u64) {
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) += size;
+    }
+
+    fn write_file(
+        &self,
+        object: &ObjectName,
+        (header, size): (&FileHeader, u64),
+        body: &mut impl std::io::BufRead,
+    ) -> Result<(), RepoError> {
         let prefix = header.stream_prefix();
         let mut inflated = flate2::bufread::DeflateDecoder::new(body);
         let mut nothing = std::io::empty();
         let stream: &mut dyn Read = if header.is_link() { &mut nothing } else { &mut inflated };
-        self.batch.write_file(object.digest, &prefix, Content { header: &header, stream, size })
+        self.batch.write_file(object.digest, &prefix, Content { header, stream, size })
     }
 
     fn count(&self, bytes: u64) {

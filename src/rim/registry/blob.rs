@@ -92,6 +92,13 @@ impl<'r> Blob<'r> {
 
 impl Read for Blob<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        // What comes beyond the announced size is nobody's: it is never read.
+        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
+        if left == 0 {
+            return Ok(0);
+        }
+        let room = out.len().min(left);
+        let out = &mut out[..room];
         loop {
             let Some(body) = &mut self.body else {
                 self.connect().map_err(io::Error::other)?;

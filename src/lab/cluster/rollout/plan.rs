@@ -229,6 +229,7 @@ mod tests {
         Status {
             format: STATUS_FORMAT,
             host: None,
+            newest: None,
             booted: booted.map(|entry| entry.deployment.id.commit),
             kernel: String::new(),
             deployments,
