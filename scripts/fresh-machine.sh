@@ -63,6 +63,9 @@ echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
 # No service starts in it.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod 755 "$root/usr/sbin/policy-rc.d"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+# Whom this machine trusts, that one trusts as well: registries may be behind a certificate of the site.
+cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/machine-certificates.crt"
+export SSL_CERT_FILE=/etc/machine-certificates.crt
 mkdir -p "$root/var/cache/apt/archives" "$root$sources" "$root$target" "$root$CARGO_HOME" "$root$RUSTUP_HOME"
 
 # shellcheck disable=SC2016 # the inner shell's own variables
