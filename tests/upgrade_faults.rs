@@ -504,3 +504,18 @@ fn disks_that_are_full() {
     host.assert_bootable(&[two.commit, one.commit]);
     drop(host);
 }
+
+#[test]
+fn status_names_a_broken_configuration_and_fails() {
+    let (_releases, _server, one, host) = world(&Recipe::version(1));
+    let bootable = host.bootable();
+    let config = bootable[0].1.join("etc/rackstep/host.json");
+    std::fs::write(&config, "{ not json").unwrap();
+    let told = host.run("status", &[]);
+    told.failed_with(1, &["host.json", "state: nothing changed"]);
+    // The deployments are told all the same.
+    assert!(told.stdout.contains(&one.commit.short()), "{told}");
+    assert!(told.stdout.contains("its configuration cannot be read"), "{told}");
+    std::fs::remove_file(&config).unwrap();
+    assert!(host.run("status", &[]).succeeded().stdout.contains("(not configured)"));
+}

@@ -42,6 +42,13 @@ impl Failure {
         self
     }
 
+    /// The same failure with another exit code.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// The text as it is printed, without a last line end.
     pub fn render(&self) -> String {
         let mut lines = vec![format!("error: {}", self.error)];

@@ -96,11 +96,16 @@ async fn interrupted() {
     }
 }
 
+/// A number and its noun: `1 host`, `2 hosts`.
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn print_rack(rack: &Rack) {
     say!(
-        "rack {}: {} hosts on {} ({})",
+        "rack {}: {} on {} ({})",
         rack.name,
-        rack.hosts.len(),
+        count(rack.hosts.len(), "host"),
         rack.network.interface,
         rack.network.address
     );

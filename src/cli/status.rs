@@ -25,28 +25,36 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         sysroot.deployments().map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     // A host without Docker or configuration still has deployments to tell about.
     let docker = arguments.host.connect_docker();
-    let config = arguments.host.read_config(&arguments.host.config_path(&sysroot, &deployments)).ok();
+    let config_path = arguments.host.config_path(&sysroot, &deployments);
+    // A host without a configuration is not configured; one that cannot be read is a fault to be told at the end.
+    let read = config_path.exists().then(|| arguments.host.read_config(&config_path));
+    let (config, broken) = match read.transpose() {
+        Ok(config) => (config, None),
+        Err(failure) => (None, Some(failure)),
+    };
     let memory = arguments.host.places(&sysroot, &deployments).newest();
     let newest = config.as_ref().map(|config| observe_newest(&memory, config)).transpose();
     let newest = newest.map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?.flatten();
     let status = observe_status(&sysroot, docker.as_ref().ok(), config.as_ref(), newest)
         .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     if arguments.json {
-        return print_json(&status);
+        print_json(&status)?;
+    } else {
+        for line in render_status(&status, broken.is_some()) {
+            print_line(&line);
+        }
+        if config.is_some_and(|config| config.trusted_keys.is_empty()) {
+            print_line(&format!("warning   {NO_KEY}"));
+        }
     }
-    for line in render_status(&status) {
-        print_line(&line);
-    }
-    if config.is_some_and(|config| config.trusted_keys.is_empty()) {
-        print_line(&format!("warning   {NO_KEY}"));
-    }
-    Ok(())
+    broken.map_or(Ok(()), |failure| Err(failure.of_kind(Kind::Failed)))
 }
 
 /// The status as lines of text.
-fn render_status(status: &Status) -> Vec<String> {
+fn render_status(status: &Status, broken: bool) -> Vec<String> {
+    let unnamed = if broken { "(its configuration cannot be read)" } else { "(not configured)" };
     let mut lines = Vec::new();
-    lines.push(format!("host      {}", status.host.as_deref().unwrap_or("(not configured)")));
+    lines.push(format!("host      {}", status.host.as_deref().unwrap_or(unnamed)));
     lines.push(format!("kernel    {}", status.kernel));
     lines.extend(status.newest.as_ref().map(render_newest));
     for entry in &status.deployments {

@@ -17,7 +17,7 @@ use crate::model::deployment::Role;
 use crate::model::{Commit, Deployment, HostConfig};
 use crate::ostree::repo::{CommitInfo, Repo};
 use crate::ostree::sysroot::Sysroot;
-use crate::release::pull::observe_remote;
+use crate::release::pull::{By, PullReport, observe_remote};
 
 /// Fetch, verify and import a release; with --commit also make it the next boot.
 ///
@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         });
     }
     if let Some(report) = &done.pulled {
-        print_line(&format!("pulled {} bytes ({} objects) by {}", report.bytes, report.objects, report.by));
+        print_line(&tell_pull(report));
     }
     if !done.imported.is_empty() {
         print_line(&format!("imported {}", done.imported.join(", ")));
@@ -183,6 +183,14 @@ fn refuse(plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
     Ok(())
+}
+
+/// What a pull brought, in words.
+fn tell_pull(report: &PullReport) -> String {
+    if report.by == By::Nothing {
+        return "nothing was pulled: every object was here".to_owned();
+    }
+    format!("pulled {} bytes ({} objects) by {}", report.bytes, report.objects, report.by)
 }
 
 /// Prints a plan as a numbered list under its reason.

@@ -63,13 +63,16 @@ pub fn fetch_all(
     if let Some(error) = first_error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         return Err(error);
     }
-    progress.end(&format!(
-        "{} of {} packages fetched, {} MB",
-        missing.len(),
-        packages.len(),
-        bytes / 1_000_000
-    ));
+    progress.end(&tell_fetched(missing.len(), packages.len(), bytes));
     Ok(bytes)
+}
+
+/// What was fetched, in words.
+fn tell_fetched(fetched: usize, all: usize, bytes: u64) -> String {
+    if fetched == 0 {
+        return format!("all {all} packages were in the cache");
+    }
+    format!("{fetched} of {all} packages fetched, {} MB", bytes / 1_000_000)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
