@@ -11,7 +11,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/rackstep"
 stamp="$cache/setup-done"
 
 packages=(
-  build-essential pkg-config libostree-dev libglib2.0-dev ostree git ca-certificates
+  systemd build-essential pkg-config libostree-dev libglib2.0-dev ostree git ca-certificates
   mmdebstrap debian-archive-keyring apt-utils arch-test zstd xz-utils umoci skopeo buildah jq unzip
   python3 python3-pip python3-yaml
   docker.io containerd runc iproute2 iptables dnsmasq-base ipxe ovmf openssh-client curl

@@ -89,8 +89,7 @@ fn upgrade_and_rollback() {
     untouched(&host, || {
         let dry = host.run("upgrade", &["--dry-run", "--commit"]);
         let expected = format!(
-            "warning: no key is trusted: whoever can change the repo or answer for its server decides what runs (trusted_keys)\n\
-             a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. bring images that cannot be mounted to docker, of {short}\n  4. verify every object and container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
+            "a new release was found\n  1. pull release {short} from {url}\n  2. check out release {short}, locked\n  3. bring images that cannot be mounted to docker, of {short}\n  4. verify every object and container image of {short}\n  5. make release {short} the next boot\nstate: next boot: release 1.0.0 ({old})\n",
             url = server.url(),
         );
         assert_eq!(dry.succeeded().stdout, expected);
@@ -157,7 +156,8 @@ fn status_text(host: &ScratchHost, one: &Released, two: &Released) {
         "host      control-1\nkernel    {kernel}\n\
          ▶ pending       release 2.0.0 ({two})\n    database             {d2}  present\n    service              {s2}  present\n\
          \x20 rollback      release 1.0.0 ({one})\n    database             {d1}  present\n    service              {s1}  present\n\
-         services  none\nwaiting   release {two} waits for the reboot\n▶ is what the next boot takes\n",
+         services  none\nwaiting   release {two} waits for the reboot\n▶ is what the next boot takes\n\
+         warning   no key is trusted: whoever can change the repo or answer for its server decides what runs (trusted_keys)\n",
         d1 = id(one, "database"),
         s1 = id(one, "service"),
         d2 = id(two, "database"),

@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
     let config = arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
     if config.trusted_keys.is_empty() && !arguments.plan.json {
-        print_line(&format!("warning: {NO_KEY}"));
+        eprintln!("warning: {NO_KEY}");
     }
     let name = arguments.revision.as_deref();
     let commit = resolve_here_or_there(&config, name, &deployments)?;

@@ -92,8 +92,8 @@ impl<'r> Blob<'r> {
 
 impl Read for Blob<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        // What comes beyond the announced size is nobody's: it is never read.
-        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
+        // One byte beyond the announced size is read, so that its digest tells that there is more; no further.
+        let left = usize::try_from((self.size + 1).saturating_sub(self.at)).unwrap_or(usize::MAX);
         if left == 0 {
             return Ok(0);
         }
