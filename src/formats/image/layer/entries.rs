@@ -1,6 +1,6 @@
 //! The entries of a layer's tar, read out of its skeleton alone.
 //!
-//! What an entry says follows Go's `archive/tar`, as in [`split`](super::split): a PAX record goes before the header's
+//! What an entry says follows Go's `archive/tar`, as in [`split`](mod@super::split): a PAX record goes before the header's
 //! field, and GNU's long names before both.
 
 use std::io::BufRead;
