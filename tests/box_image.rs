@@ -10,6 +10,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -40,11 +42,22 @@ fn image_info(path: &Path) -> Value {
     serde_json::from_slice(&info.stdout).unwrap()
 }
 
-/// Nothing of the work is attached or mounted any more.
+/// The loop devices whose file lies, or lay, below `directory`.
+fn attached_below(directory: &Path) -> Vec<String> {
+    let backings = fs::read_dir("/sys/block")
+        .unwrap()
+        .flatten()
+        .map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default());
+    backings.filter(|backing| Path::new(backing.trim()).starts_with(directory)).collect()
+}
+
+/// Nothing of the work is attached or mounted any more. A loop device goes with its last user, and
+/// udev may still be one of them for a moment: it reads every new partition table.
 fn assert_let_go(output: &Path) {
-    for entry in fs::read_dir("/sys/block").unwrap().flatten() {
-        let backing = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-        assert!(!Path::new(backing.trim()).starts_with(output), "{backing}");
+    let bound = Instant::now() + Duration::from_secs(20);
+    while !attached_below(output).is_empty() {
+        assert!(Instant::now() < bound, "{:?}", attached_below(output));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
