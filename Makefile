@@ -38,6 +38,7 @@ lint: setup
 	shellcheck --severity=warning --exclude=SC3013,SC2115,SC2154 $(shell git ls-files '*.sh' ':!manifests/*/config/*') .ci/run
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --no-deps --document-private-items
 	@if [ -x $(DENY) ]; then $(DENY) --log-level warn check licenses bans sources; else echo 'NOT RUN: cargo-deny is not here'; fi
+	@scripts/check-support.sh
 
 check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
