@@ -410,6 +410,52 @@ fn images_that_may_go() {
     host.assert_bootable(&[two.commit, three.commit]);
 }
 
+#[test]
+fn what_is_immutable_stays_alone() {
+    let (releases, _server, one, host) = world(&Recipe::version(1));
+    let old = host.bootable().remove(0).1;
+    let (file, dir) = (old.join("usr/lib/rackstep/release.json"), old.join("usr/lib/rackstep/pods"));
+    let newer = [2, 3].map(|version| {
+        let released = releases.release(&Recipe::version(version), None);
+        host.run("upgrade", &["--commit"]).succeeded();
+        released.commit
+    });
+    let pair = [newer[1], newer[0]];
+    let chattr = |flag: &str, path: &std::path::Path| {
+        assert!(std::process::Command::new("chattr").arg(flag).arg(path).status().unwrap().success());
+    };
+    chattr("+i", &file);
+    chattr("+i", &dir);
+    let repo = Repo::open(&host.sysroot.join("ostree/repo")).unwrap();
+    let mut left = Vec::new();
+    for _ in 0..2 {
+        let ran = host.run("gc", &[]);
+        let parts =
+            ["2 files could not be removed", "release.json: it is immutable", "/pods: it is immutable"];
+        ran.failed_with(1, &parts);
+        ran.failed_with(1, &["rackstep gc", "state: everything else that no deployment needs was removed"]);
+        host.assert_bootable(&pair);
+        host.assert_repo_sound();
+        assert!(!old.exists(), "libostree would stumble over it at the next flip");
+        assert!(!repo.has(&ObjectName::of_commit(one.commit)));
+        let told = ran
+            .stderr
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(": it is immutable (chattr -i lets it go)"));
+        left = told.map(std::path::PathBuf::from).collect();
+        assert_eq!(left.len(), 2, "{ran}");
+    }
+    let json = host.run("gc", &["--json"]);
+    assert_eq!((json.code, json.json()["stuck"].as_array().map(Vec::len)), (1, Some(2)));
+    for path in &left {
+        chattr("-i", path);
+    }
+    host.run("gc", &[]).succeeded();
+    assert!(left.iter().all(|path| !path.exists()));
+    host.assert_bootable(&pair);
+    host.assert_repo_sound();
+}
+
 /// An image that somebody else brought to Docker.
 fn foreign_image(host: &ScratchHost) -> String {
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use super::{Failure, Kind, print_json, print_line};
 use crate::host::gc;
 use crate::host::gc::plan::{Plan, plan_reap};
 use crate::model::Digest;
+use crate::ostree::sysroot::Stuck;
 
 /// Remove the releases and container images that no deployment of this host needs.
 ///
@@ -27,6 +28,7 @@ struct Answer<'a> {
     removed: &'a [Digest],
     in_use: &'a [Digest],
     bytes_freed: u64,
+    stuck: &'a [Stuck],
 }
 
 /// Runs the verb.
@@ -45,9 +47,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             })?;
     }
     if arguments.plan.json {
-        let gc::Reaped { images, in_use, freed, .. } = &reaped;
-        let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed };
-        return print_json(&answer);
+        let gc::Reaped { images, in_use, freed, stuck, .. } = &reaped;
+        let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed, stuck };
+        print_json(&answer)?;
+        return end(&reaped);
     }
     print_line(&format!("{} container images stay: deployments pin them", plan.kept));
     for (index, step) in plan.steps.iter().enumerate() {
@@ -63,10 +66,30 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         print_line(&format!("{} layers unmounted", reaped.unmounted));
     }
     let (images, freed) = (reaped.images.len(), reaped.freed);
-    print_line(&if arguments.plan.dry_run {
-        format!("state: {NOTHING_CHANGED}")
-    } else {
-        format!("state: {images} container images removed, {freed} bytes freed in the repo")
-    });
-    Ok(())
+    if reaped.stuck.is_empty() {
+        print_line(&if arguments.plan.dry_run {
+            format!("state: {NOTHING_CHANGED}")
+        } else {
+            format!("state: {images} container images removed, {freed} bytes freed in the repo")
+        });
+    }
+    end(&reaped)
+}
+
+/// Something that could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{} could not be removed:{}", if .0.len() == 1 { "one file".to_owned() } else { format!("{} files", .0.len()) }, list(.0))]
+struct Kept(Vec<Stuck>);
+
+fn list(stuck: &[Stuck]) -> String {
+    stuck.iter().map(|Stuck { path, why }| format!("\n  {}: {why}", path.display())).collect()
+}
+
+fn end(reaped: &gc::Reaped) -> Result<(), Failure> {
+    if reaped.stuck.is_empty() {
+        return Ok(());
+    }
+    let state = "everything else that no deployment needs was removed";
+    let hint = "let go of what is named, then say `rackstep gc` again";
+    Err(Failure::new(Kind::Failed, Kept(reaped.stuck.clone()), state).hint(hint))
 }

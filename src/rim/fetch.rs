@@ -140,6 +140,12 @@ impl Fetch {
         Ok(Self { runtime, client, least })
     }
 
+    /// The same client with another least rate.
+    #[cfg(test)]
+    pub(crate) fn with_least_rate(self, rate: u64, window: Duration) -> Self {
+        Self { least: LeastRate { rate, window }, ..self }
+    }
+
     /// Asks for `url`; the body is read while it comes.
     pub fn get(&self, url: &str) -> Result<Body<'_>, FetchError> {
         let answer = self.send(url, |client| client.get(url))?;
@@ -353,7 +359,7 @@ mod tests {
     }
 
     fn fetch(rate: u64, window: Duration) -> Fetch {
-        Fetch { least: LeastRate { rate, window }, ..Fetch::new().unwrap() }
+        Fetch::new().unwrap().with_least_rate(rate, window)
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! 3. objects of mounted layers stay while Docker has the layer, be it for one exited container: their release's ref stays.
 //!    Mounts that neither a deployment nor Docker needs go.
 //!
-//! A deployment whose pins cannot be read ends it before anything goes.
+//! A deployment whose pins cannot be read ends it before anything goes. What cannot be removed (an immutable file, a
+//! mount in use) is told by its path and keeps nothing else.
 
 pub mod plan;
 
@@ -19,7 +20,7 @@ use crate::host::records::MOUNTED_REFS;
 use crate::model::pins::PinsError;
 use crate::model::{Commit, Digest, RELEASE_DIR, ReleasePins};
 use crate::ostree::repo::{Repo, RepoError};
-use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::ostree::sysroot::{Stuck, Sysroot, SysrootError};
 use crate::rim::layers::{Layers, LayersError};
 
 /// Why nothing, or not all of it, was taken away.
@@ -56,6 +57,8 @@ pub struct Reaped {
     pub kept: Vec<Commit>,
     /// Layers that were unmounted.
     pub unmounted: usize,
+    /// What is not needed and could not be removed.
+    pub stuck: Vec<Stuck>,
     /// Bytes that became free in the file system of the host's repo.
     pub freed: u64,
 }
@@ -138,16 +141,24 @@ pub fn run(sysroot: &Sysroot, docker: &Docker, layers: &Layers, plan: &Plan) -> 
                 }
             }
             Step::DropRef { name, .. } => repo.drop_ref(name)?,
-            Step::CleanUp => sysroot.cleanup()?,
+            Step::CleanUp => reaped.stuck.extend(sysroot.cleanup()?),
             Step::RemoveImage { .. } => {}
         }
     }
     for layer in layers.mounted()? {
         if !needed.by_deployments.contains(&layer) && !needed.by_docker_alone.contains(&layer) {
-            layers.unmount(layer)?;
-            reaped.unmounted += 1;
+            match layers.unmount(layer) {
+                Ok(()) => reaped.unmounted += 1,
+                Err(error) => reaped.stuck.push(Stuck { path: layers.place(layer), why: tell(&error) }),
+            }
         }
     }
     reaped.freed = repo.free_bytes()?.saturating_sub(before);
     Ok(reaped)
+}
+
+/// An error with its cause, in one line.
+fn tell(error: &LayersError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -15,6 +15,7 @@
 mod boot_room;
 mod lock;
 mod open;
+mod reap;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ use crate::ostree::repo::VerifiedRelease;
 
 pub use boot_room::BootCopy;
 pub use lock::LockError;
+pub use reap::Stuck;
 
 /// The stateroot of every host of ours.
 pub const STATEROOT: &str = "rackstep";
@@ -96,6 +98,15 @@ pub enum SysrootError {
         needed: u64,
         /// Bytes that are free.
         free: u64,
+    },
+    /// What is left of an old deployment could not be moved out of the way.
+    #[error("moving what is left of {path} out of the way")]
+    Aside {
+        /// The deployment.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A file of a deployment could not be read.
     #[error("reading {path}")]
@@ -387,13 +398,6 @@ impl Sysroot {
             .write_deployments(&rest, gio::Cancellable::NONE)
             .map_err(|source| failed("discarding the staged deployment".into(), source))?;
         self.reload()
-    }
-
-    /// Removes the objects and checkouts that no deployment and no ref needs.
-    pub fn cleanup(&self) -> Result<(), SysrootError> {
-        self.inner
-            .cleanup(gio::Cancellable::NONE)
-            .map_err(|source| failed("cleaning up the sysroot".into(), source))
     }
 
     /// Where a deployment's release files are.

@@ -2,13 +2,14 @@
 //!
 //! 1. what the cache has is taken; 2. the rest streams in over a few connections, hashed on the way;
 //! 3. a broken transfer leaves its beginning for the next try; 4. only a file of the locked digest gets its name.
+//!
+//! What a mirror can make us do is bounded as for every other server ([`crate::rim::fetch`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,13 +17,10 @@ use super::apt::Mirrors;
 use super::{PackageError, at, remove};
 use crate::model::{Digest, Package, Progress};
 use crate::rim::command::run;
+use crate::rim::fetch::{Fetch, attempt};
 
 /// Mirrors limit connections per client; more than this gains nothing on small files.
 const CONNECTIONS: usize = 6;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection that is silent for so long is dead.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const TRIES: usize = 3;
 const CHUNK: usize = 1 << 17;
 
 /// The cached file of `package`.
@@ -42,7 +40,12 @@ pub fn fetch_all(
     let missing: Vec<&Package> = packages.iter().filter(|package| !is_cached(cache, package)).collect();
     let bytes = missing.iter().map(|package| package.size).sum();
     progress.begin("downloading packages", Some(bytes));
-    let fetcher = Fetcher { cache, mirrors, progress, client: make_client()? };
+    let fetcher = Fetcher {
+        cache,
+        mirrors,
+        progress,
+        client: Fetch::new().map_err(|error| PackageError::Answer(format!("no HTTP client: {error}")))?,
+    };
     let queue = Mutex::new(missing.iter());
     let first_error = Mutex::new(None);
     let next = || {
@@ -84,31 +87,11 @@ fn is_cached(cache: &Path, package: &Package) -> bool {
     cached(cache, package).metadata().is_ok_and(|found| found.len() == package.size)
 }
 
-fn make_client() -> Result<reqwest::blocking::Client, PackageError> {
-    crate::rim::tls::blocking_client()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(None)
-        .read_timeout_if_known(READ_TIMEOUT)
-        .build()
-        .map_err(|error| PackageError::Answer(format!("no HTTP client: {error}")))
-}
-
-trait ReadTimeout {
-    fn read_timeout_if_known(self, timeout: Duration) -> Self;
-}
-
-impl ReadTimeout for reqwest::blocking::ClientBuilder {
-    /// The blocking client has no read timeout of its own: TCP keepalive notices a dead peer.
-    fn read_timeout_if_known(self, timeout: Duration) -> Self {
-        self.tcp_keepalive(timeout / 3)
-    }
-}
-
 struct Fetcher<'a> {
     cache: &'a Path,
     mirrors: &'a Mirrors,
     progress: &'a dyn Progress,
-    client: reqwest::blocking::Client,
+    client: Fetch,
 }
 
 impl Fetcher<'_> {
@@ -121,14 +104,8 @@ impl Fetcher<'_> {
         if !url.starts_with("http://") {
             return self.fetch_by_apt(package, &url, &part);
         }
-        let mut tries = 1;
-        loop {
-            match self.stream(package, &url, &part) {
-                Ok(()) => return Ok(()),
-                Err(PackageError::Transfer { .. }) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+        let is_passing = |error: &PackageError| matches!(error, PackageError::Transfer { .. });
+        attempt(is_passing, || self.stream(package, &url, &part))
     }
 
     /// Schemes that are apt's business (TLS, proxies with a login, tor) stay apt's business.
@@ -148,12 +125,13 @@ impl Fetcher<'_> {
         };
         let mut hasher = Sha256::new();
         let mut have = hash_existing(part, package.size, &mut hasher)?;
-        let mut request = self.client.get(url);
-        if have > 0 {
-            request = request.header("Range", format!("bytes={have}-"));
-        }
-        let mut response = request.send().map_err(|error| broke(error.into()))?;
-        let status = response.status().as_u16();
+        let ask = |client: &reqwest::Client| match have {
+            0 => client.get(url),
+            _ => client.get(url).header("Range", format!("bytes={have}-")),
+        };
+        let answer = self.client.send(url, ask).map_err(|error| broke(error.into()))?;
+        let status = answer.status;
+        let mut body = answer.body;
         match status {
             206 => self.progress.advance(have),
             200 => {
@@ -164,12 +142,12 @@ impl Fetcher<'_> {
                 return Err(PackageError::Gone {
                     name: package.name.clone(),
                     version: package.version.clone(),
-                    status: response.status().to_string(),
+                    status: tell_status(status),
                 });
             }
             _ => {
                 remove(part)?;
-                return Err(broke(format!("the mirror answered {}", response.status()).into()));
+                return Err(broke(format!("the mirror answered {}", tell_status(status)).into()));
             }
         }
         let mut file = OpenOptions::new()
@@ -182,7 +160,10 @@ impl Fetcher<'_> {
         let mut chunk = vec![0; CHUNK];
         // One byte more than locked is already too many: no mirror fills our disk.
         while have <= package.size {
-            let read = response.read(&mut chunk).map_err(|error| broke(error.into()))?;
+            let read = match body.read(&mut chunk) {
+                Ok(read) => read,
+                Err(error) => return Err(broke(body.failure.take().map_or(error.into(), Into::into))),
+            };
             if read == 0 {
                 break;
             }
@@ -208,6 +189,11 @@ impl Fetcher<'_> {
         let path = cached(self.cache, package);
         std::fs::rename(part, &path).map_err(at(&path))
     }
+}
+
+/// A status code with its words.
+fn tell_status(code: u16) -> String {
+    reqwest::StatusCode::from_u16(code).map_or_else(|_| code.to_string(), |status| status.to_string())
 }
 
 /// Feeds what an earlier try left to `hasher` and gives its length; too much of it is thrown away.
@@ -306,6 +292,50 @@ mod tests {
         let gone = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
         assert_eq!(gone.to_string(), "package p 1+a is no longer to be had (404 Not Found)");
         assert!(!cached(dir.path(), &package).exists());
+        handle.join().unwrap();
+    }
+
+    /// A mirror is bounded as every other server: it may neither trickle for ever nor lead away from the web.
+    #[test]
+    fn a_mirror_that_trickles_or_leads_elsewhere_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("debs")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                // A partial file makes the client ask for the rest: every attempt is answered from the start.
+                let mut write = || {
+                    let _ = stream.read(&mut [0; 1024])?;
+                    stream.write_all(&answer("200 OK", 1_000_000, b""))?;
+                    loop {
+                        stream.write_all(b"x")?;
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                };
+                let _: std::io::Result<()> = write();
+            }
+        });
+        let package = package(&[0; 1_000_000]);
+        let mirrors = Mirrors { main: Some(base), security: None };
+        let client = Fetch::new().unwrap().with_least_rate(1 << 20, std::time::Duration::from_millis(200));
+        let fetcher = Fetcher { cache: dir.path(), mirrors: &mirrors, progress: &Silent, client };
+        let error = fetcher.fetch(&package).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("less than 1048576 bytes a second"), "{cause}");
+
+        let away = b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/p.deb\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let (base, handle) = serve(vec![away.to_vec(); 3]);
+        let mirrors = Mirrors { main: Some(base), security: None };
+        let error = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
+        let mut told = String::new();
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            told.push_str(&error.to_string());
+            cause = error.source();
+        }
+        assert!(told.contains("neither http nor https"), "{told}");
         handle.join().unwrap();
     }
 }

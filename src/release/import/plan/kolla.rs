@@ -166,13 +166,15 @@ fn check_config(name: &str, config: &File, files: &[&File], ledger: &Ledger) -> 
         ledger.title(root, &format!("service/{name}"));
         for (key, node) in root.entries() {
             match key.as_str() {
-                "command" | "permissions" => ledger.translated(node, "config/config.json"),
+                "command" | "permissions" | "directories" | "files" => {
+                    ledger.translated(node, "config/config.json")
+                }
                 "config_files" => {
                     for item in node.items() {
                         let source = item.text_of("source");
                         let path = source.strip_prefix(CONFIG).map(|path| path.trim_start_matches('/'));
                         let there = path.is_none_or(|path| {
-                            path.contains('*')
+                            path.contains(['*', '?', '['])
                                 || files.iter().any(|file| file.path.starts_with(&format!("{name}/{path}")))
                         });
                         if there
