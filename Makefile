@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo bench fuzz install
+.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo bench bench-rack fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
+	@echo 'make bench-rack  the rack server under load, beside nginx; minutes'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
@@ -64,6 +65,10 @@ demo: setup
 
 bench: setup
 	cargo bench --bench bench
+
+bench-rack: setup
+	cargo build --release
+	benches/rack.sh
 
 fuzz: setup
 	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)
