@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo openstack bench fuzz install
+.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
@@ -25,6 +25,7 @@ help:
 	@echo 'make openstack   composes the whole OpenStack set, boots it as a container, and starts a server through its public APIs'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
+	@echo 'make bench-rack  the rack server under load, beside nginx; minutes'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
@@ -74,6 +75,10 @@ openstack: setup
 
 bench: setup
 	cargo bench --bench bench
+
+bench-rack: setup
+	cargo build --release
+	benches/rack.sh
 
 fuzz: setup
 	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)
