@@ -20,7 +20,7 @@ help:
 	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
-	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
+	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
