@@ -19,7 +19,7 @@ help:
 	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
 	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
-	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
+	@echo 'make install builds the program and puts it under $(PREFIX), with completions, manual pages and a unit for serve'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
@@ -72,5 +72,6 @@ install:
 	cargo build --release
 	install -D -m 755 $(CARGO_TARGET_DIR)/release/rackstep $(DESTDIR)$(PREFIX)/bin/rackstep
 	$(CARGO_TARGET_DIR)/release/rackstep man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -D -m 644 pxe/rackstep-serve@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rackstep-serve@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$(CARGO_TARGET_DIR)/release/rackstep completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rackstep

@@ -47,7 +47,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.plan.json {
         let gc::Reaped { images, in_use, freed, .. } = &reaped;
         let answer = Answer { format: 1, plan: &plan, removed: images, in_use, bytes_freed: *freed };
-        return print_json(&answer);
+        print_json(&answer)?;
+        return require_nothing_stuck(&reaped);
     }
     print_line(&format!("{} container images stay: deployments pin them", plan.kept));
     for (index, step) in plan.steps.iter().enumerate() {
@@ -59,6 +60,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     for commit in &reaped.kept {
         print_line(&format!("release {} stays: docker still has layers of it", commit.short()));
     }
+    for path in &reaped.leftovers.loosened {
+        print_line(&format!(
+            "{} was immutable: its flag was taken away, as no deployment has it",
+            path.display()
+        ));
+    }
     if reaped.unmounted > 0 {
         print_line(&format!("{} layers unmounted", reaped.unmounted));
     }
@@ -68,5 +75,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         format!("state: {images} container images removed, {freed} bytes freed in the repo")
     });
-    Ok(())
+    require_nothing_stuck(&reaped)
+}
+
+/// What could not go is told by name, and the rest went.
+fn require_nothing_stuck(reaped: &gc::Reaped) -> Result<(), Failure> {
+    let stuck = reaped.leftovers.stuck.iter().map(|(path, why)| format!("{} stays: {why}", path.display()));
+    let told: Vec<String> = stuck.collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let state = "every deployment is as it was; the rest was removed";
+    Err(Failure::new(Kind::Failed, told.join("\n"), state)
+        .hint("`chattr -i` the file, then say `rackstep gc` again"))
 }

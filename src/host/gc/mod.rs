@@ -19,7 +19,7 @@ use crate::host::records::MOUNTED_REFS;
 use crate::model::pins::PinsError;
 use crate::model::{Commit, Digest, RELEASE_DIR, ReleasePins};
 use crate::ostree::repo::{Repo, RepoError};
-use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::ostree::sysroot::{Leftovers, Sysroot, SysrootError};
 use crate::rim::layers::{Layers, LayersError};
 
 /// Why nothing, or not all of it, was taken away.
@@ -56,6 +56,8 @@ pub struct Reaped {
     pub kept: Vec<Commit>,
     /// Layers that were unmounted.
     pub unmounted: usize,
+    /// Files of old checkouts that were immutable.
+    pub leftovers: Leftovers,
     /// Bytes that became free in the file system of the host's repo.
     pub freed: u64,
 }
@@ -138,7 +140,7 @@ pub fn run(sysroot: &Sysroot, docker: &Docker, layers: &Layers, plan: &Plan) -> 
                 }
             }
             Step::DropRef { name, .. } => repo.drop_ref(name)?,
-            Step::CleanUp => sysroot.cleanup()?,
+            Step::CleanUp => reaped.leftovers = sysroot.cleanup()?,
             Step::RemoveImage { .. } => {}
         }
     }

@@ -13,6 +13,7 @@
 //! GObjects stay on the thread that opened the sysroot.
 
 mod boot_room;
+mod leftovers;
 mod lock;
 mod open;
 
@@ -23,6 +24,7 @@ use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref};
 use crate::ostree::repo::VerifiedRelease;
 
 pub use boot_room::BootCopy;
+pub use leftovers::Leftovers;
 pub use lock::LockError;
 
 /// The stateroot of every host of ours.
@@ -389,11 +391,15 @@ impl Sysroot {
         self.reload()
     }
 
-    /// Removes the objects and checkouts that no deployment and no ref needs.
-    pub fn cleanup(&self) -> Result<(), SysrootError> {
+    /// Removes the objects and checkouts that no deployment and no ref needs; tells what stood in the way.
+    pub fn cleanup(&self) -> Result<Leftovers, SysrootError> {
+        let deployments =
+            self.deployments()?.into_iter().map(|deployment| deployment.id.to_string()).collect();
+        let leftovers = leftovers::loosen(&self.path, &deployments);
         self.inner
             .cleanup(gio::Cancellable::NONE)
-            .map_err(|source| failed("cleaning up the sysroot".into(), source))
+            .map_err(|source| failed("cleaning up the sysroot".into(), source))?;
+        Ok(leftovers)
     }
 
     /// Where a deployment's release files are.

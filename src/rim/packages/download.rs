@@ -8,7 +8,6 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,13 +15,10 @@ use super::apt::Mirrors;
 use super::{PackageError, at, remove};
 use crate::model::{Digest, Package, Progress};
 use crate::rim::command::run;
+use crate::rim::fetch::{Fetch, attempt};
 
 /// Mirrors limit connections per client; more than this gains nothing on small files.
 const CONNECTIONS: usize = 6;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection that is silent for so long is dead.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const TRIES: usize = 3;
 const CHUNK: usize = 1 << 17;
 
 /// The cached file of `package`.
@@ -42,7 +38,7 @@ pub fn fetch_all(
     let missing: Vec<&Package> = packages.iter().filter(|package| !is_cached(cache, package)).collect();
     let bytes = missing.iter().map(|package| package.size).sum();
     progress.begin("downloading packages", Some(bytes));
-    let fetcher = Fetcher { cache, mirrors, progress, client: make_client()? };
+    let fetcher = Fetcher { cache, mirrors, progress, fetch: Fetch::new()? };
     let queue = Mutex::new(missing.iter());
     let first_error = Mutex::new(None);
     let next = || {
@@ -84,31 +80,11 @@ fn is_cached(cache: &Path, package: &Package) -> bool {
     cached(cache, package).metadata().is_ok_and(|found| found.len() == package.size)
 }
 
-fn make_client() -> Result<reqwest::blocking::Client, PackageError> {
-    crate::rim::tls::blocking_client()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(None)
-        .read_timeout_if_known(READ_TIMEOUT)
-        .build()
-        .map_err(|error| PackageError::Answer(format!("no HTTP client: {error}")))
-}
-
-trait ReadTimeout {
-    fn read_timeout_if_known(self, timeout: Duration) -> Self;
-}
-
-impl ReadTimeout for reqwest::blocking::ClientBuilder {
-    /// The blocking client has no read timeout of its own: TCP keepalive notices a dead peer.
-    fn read_timeout_if_known(self, timeout: Duration) -> Self {
-        self.tcp_keepalive(timeout / 3)
-    }
-}
-
 struct Fetcher<'a> {
     cache: &'a Path,
     mirrors: &'a Mirrors,
     progress: &'a dyn Progress,
-    client: reqwest::blocking::Client,
+    fetch: Fetch,
 }
 
 impl Fetcher<'_> {
@@ -121,14 +97,7 @@ impl Fetcher<'_> {
         if !url.starts_with("http://") {
             return self.fetch_by_apt(package, &url, &part);
         }
-        let mut tries = 1;
-        loop {
-            match self.stream(package, &url, &part) {
-                Ok(()) => return Ok(()),
-                Err(PackageError::Transfer { .. }) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+        attempt(|error| matches!(error, PackageError::Transfer { .. }), || self.stream(package, &url, &part))
     }
 
     /// Schemes that are apt's business (TLS, proxies with a login, tor) stay apt's business.
@@ -148,12 +117,12 @@ impl Fetcher<'_> {
         };
         let mut hasher = Sha256::new();
         let mut have = hash_existing(part, package.size, &mut hasher)?;
-        let mut request = self.client.get(url);
-        if have > 0 {
-            request = request.header("Range", format!("bytes={have}-"));
-        }
-        let mut response = request.send().map_err(|error| broke(error.into()))?;
-        let status = response.status().as_u16();
+        let answer = self.fetch.send(url, |client| match have {
+            0 => client.get(url),
+            have => client.get(url).header("Range", format!("bytes={have}-")),
+        });
+        let answer = answer.map_err(|error| broke(error.into()))?;
+        let (status, mut body) = (answer.status, answer.body);
         match status {
             206 => self.progress.advance(have),
             200 => {
@@ -164,12 +133,12 @@ impl Fetcher<'_> {
                 return Err(PackageError::Gone {
                     name: package.name.clone(),
                     version: package.version.clone(),
-                    status: response.status().to_string(),
+                    status: in_words(status),
                 });
             }
             _ => {
                 remove(part)?;
-                return Err(broke(format!("the mirror answered {}", response.status()).into()));
+                return Err(broke(format!("the mirror answered {}", in_words(status)).into()));
             }
         }
         let mut file = OpenOptions::new()
@@ -182,7 +151,12 @@ impl Fetcher<'_> {
         let mut chunk = vec![0; CHUNK];
         // One byte more than locked is already too many: no mirror fills our disk.
         while have <= package.size {
-            let read = response.read(&mut chunk).map_err(|error| broke(error.into()))?;
+            let read = match body.read(&mut chunk) {
+                Ok(read) => read,
+                Err(error) => {
+                    return Err(broke(body.failure.take().map_or_else(|| error.into(), Into::into)));
+                }
+            };
             if read == 0 {
                 break;
             }
@@ -208,6 +182,10 @@ impl Fetcher<'_> {
         let path = cached(self.cache, package);
         std::fs::rename(part, &path).map_err(at(&path))
     }
+}
+
+fn in_words(status: u16) -> String {
+    reqwest::StatusCode::from_u16(status).map_or_else(|_| status.to_string(), |status| status.to_string())
 }
 
 /// Feeds what an earlier try left to `hasher` and gives its length; too much of it is thrown away.
@@ -292,6 +270,26 @@ mod tests {
         assert!(seen[1].to_lowercase().contains("range: bytes=4-"), "{}", seen[1]);
         assert_eq!(std::fs::read(cached(dir.path(), &package)).unwrap(), b"0123456789");
         assert_eq!(fetch_all(dir.path(), &mirrors, &[package], &Silent).unwrap(), 0, "no server any more");
+    }
+
+    /// The rules of `rim::fetch` hold for packages too: the web alone, and no mirror that fills the disk.
+    #[test]
+    fn a_mirror_leads_nowhere_else_and_sends_no_more_than_is_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = package(b"0123456789");
+        let redirect = b"HTTP/1.1 302 Found\r\nLocation: file:///etc/shadow\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let (base, handle) = serve(vec![redirect.to_vec(); 3]);
+        let mirrors = Mirrors { main: Some(base), security: None };
+        let error = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
+        let told = crate::model::causes::in_one_line(&error);
+        assert!(told.contains("neither http nor https"), "{told}");
+        handle.join().unwrap();
+        let (base, handle) = serve(vec![answer("200 OK", 1 << 20, &vec![b'0'; 1 << 20])]);
+        let mirrors = Mirrors { main: Some(base), security: None };
+        let error = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
+        assert!(matches!(error, PackageError::Digest { .. }), "{error}");
+        drop(handle);
+        assert_eq!(std::fs::read_dir(dir.path().join("debs")).unwrap().count(), 0);
     }
 
     #[test]

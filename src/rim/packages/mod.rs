@@ -134,6 +134,9 @@ pub enum PackageError {
         #[source]
         source: CommandError,
     },
+    /// Nothing can be fetched at all.
+    #[error(transparent)]
+    Fetch(#[from] super::fetch::FetchError),
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),
