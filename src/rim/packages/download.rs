@@ -282,7 +282,7 @@ mod tests {
         let mirrors = Mirrors { main: Some(base), security: None };
         let error = fetch_all(dir.path(), &mirrors, std::slice::from_ref(&package), &Silent).unwrap_err();
         let told = crate::model::causes::in_one_line(&error);
-        assert!(told.contains("neither http nor https"), "{told}");
+        assert!(told.contains("the mirror answered 302 Found"), "{told}");
         handle.join().unwrap();
         let (base, handle) = serve(vec![answer("200 OK", 1 << 20, &vec![b'0'; 1 << 20])]);
         let mirrors = Mirrors { main: Some(base), security: None };
