@@ -1,7 +1,7 @@
 //! What a rack file asks of this machine and of the release repo, looked at before anything is served.
 //!
 //! 1. The interface and the server's address on it; boot programs, where DHCP is ours; 2. the repo, and in it the release of
-//! each profile, of the profile's ref and signed by a key that its hosts trust. All faults are told, each at its line.
+//!    each profile, of the profile's ref and signed by a key that its hosts trust. All faults are told, each at its line.
 
 use std::net::{Ipv4Addr, TcpListener};
 

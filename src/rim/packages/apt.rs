@@ -142,7 +142,7 @@ impl Apt {
             format!("APT::Architecture={}", self.architecture),
             format!(
                 "APT::Architectures={}",
-                [&[self.architecture.clone()], &self.foreign[..]].concat().join(",")
+                [std::slice::from_ref(&self.architecture), &self.foreign[..]].concat().join(",")
             ),
         ] {
             command.arg("-o").arg(option);
