@@ -23,7 +23,7 @@ help:
 	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make openstack   composes the whole OpenStack set, boots it as a container, and starts a server through its public APIs'
-	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
+	@echo 'make install builds the program and puts it under $(PREFIX), with completions, manual pages and a unit for serve'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
 	@echo 'make bench-rack  the rack server under load, beside nginx; minutes'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
@@ -87,5 +87,6 @@ install:
 	cargo build --release
 	install -D -m 755 $(CARGO_TARGET_DIR)/release/rackstep $(DESTDIR)$(PREFIX)/bin/rackstep
 	$(CARGO_TARGET_DIR)/release/rackstep man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -D -m 644 pxe/rackstep-serve@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rackstep-serve@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$(CARGO_TARGET_DIR)/release/rackstep completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rackstep
