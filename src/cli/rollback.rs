@@ -7,15 +7,13 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
-use crate::docker::Docker;
 use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
 use crate::host::upgrade::{Host, run as run_plan};
 
 /// Make the previous release the next boot: OS and services as one, without network.
 ///
 /// Databases and other state stay as they are. An upgrade that waits for the reboot is called off instead. Every
-/// container image of the release is verified first, and brought back to Docker from the release's own files where it is
-/// missing.
+/// object of the release is read first; its container images run from them.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Restart the host afterwards.
@@ -25,12 +23,11 @@ pub struct Arguments {
     plan: PlanArguments,
 }
 
-/// `--json`, format 1.
+/// `--json`, format 2.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     format: u32,
     plan: &'a Plan,
-    imported: Vec<String>,
     state: String,
 }
 
@@ -43,25 +40,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if plan.reason == Reason::NoRollback {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
-    let mut imported = Vec::new();
     if !arguments.plan.dry_run && !plan.steps.is_empty() {
         let config =
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
-        let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
         let progress = Terminal::default();
         let newest = arguments.plan.host.places(&sysroot, &deployments).newest();
-        let host = Host {
-            sysroot: &sysroot,
-            docker: &docker,
-            config: &config,
-            newest: &newest,
-            progress: &progress,
-        };
-        imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;
+        let host = Host { sysroot: &sysroot, config: &config, newest: &newest, progress: &progress };
+        run_plan(&host, &plan, way_back).map_err(fail)?;
     }
     let state = state_line(&sysroot);
     if arguments.plan.json {
-        return print_json(&Answer { format: 1, plan: &plan, imported, state });
+        return print_json(&Answer { format: 2, plan: &plan, state });
     }
     print_plan(&plan);
     print_line(&format!("state: {state}"));

@@ -4,6 +4,7 @@
 //! 2. [`boot`] brings up the services of the booted release: [`secrets`], [`config`], [`pods`], [`phases`];
 //! 3. [`status`] and [`readiness`] say what runs; [`call_home`] tells the rack server.
 
+pub mod absent;
 pub mod boot;
 pub mod call_home;
 pub mod config;
@@ -14,7 +15,6 @@ pub mod newest;
 pub mod phases;
 pub mod places;
 pub mod pods;
-pub mod prepare;
 pub mod readiness;
 pub mod records;
 pub mod revision;
