@@ -58,6 +58,7 @@ fn render_status(status: &Status, broken: bool) -> Vec<String> {
     let mut lines = Vec::new();
     lines.push(format!("host      {}", status.host.as_deref().unwrap_or(unnamed)));
     lines.push(format!("kernel    {}", status.kernel));
+    lines.extend(status.unlocked.iter().map(|why| format!("UNLOCKED  {why}")));
     lines.extend(status.newest.as_ref().map(render_newest));
     for entry in &status.deployments {
         let deployment = &entry.deployment;

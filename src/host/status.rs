@@ -15,6 +15,9 @@ use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_F
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
 
+/// Where a release has this program.
+const PROGRAM: &str = "/usr/bin/rackstep";
+
 /// Why the host could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
@@ -92,10 +95,22 @@ pub fn observe_status(
         newest,
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),
+        unlocked: observe_unlocked(),
         waiting,
         deployments: entries,
         services,
     })
+}
+
+/// Whatever is mounted over the program, it is not the release's. Without a mount table nothing is known.
+fn observe_unlocked() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    is_covered(&table, PROGRAM).then(|| format!("another program lies over {PROGRAM} until the next restart"))
+}
+
+/// proc(5): the mount point is the fifth word.
+fn is_covered(table: &str, path: &str) -> bool {
+    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn kernel_release() -> String {
@@ -129,4 +144,21 @@ fn read_pins(sysroot: &Sysroot, deployment: &Deployment) -> Result<Option<Releas
 
 fn read_if_there(path: &Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_over_the_program_is_seen() {
+        let usr = "30 20 8:1 /deploy/usr /usr ro,relatime shared:1 - ext4 /dev/vda4 rw\n";
+        let over = "31 30 0:25 /rackstep-pushed/rackstep /usr/bin/rackstep rw,nosuid - tmpfs tmpfs rw\n";
+        let beside = "32 30 0:25 /runc /usr/bin/runc rw,nosuid - tmpfs tmpfs rw\n";
+        for (table, expected) in
+            [(usr.to_owned(), false), (format!("{usr}{beside}"), false), (format!("{usr}{over}"), true)]
+        {
+            assert_eq!(is_covered(&table, PROGRAM), expected, "{table}");
+        }
+    }
 }
