@@ -9,7 +9,8 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::docker::Docker;
-use crate::host::newest::{NewestError, read_newest};
+use crate::host::newest::read_newest;
+use crate::rim::versioned::VersionedError;
 use crate::host::revision::{Refs, RevisionError, fetch_refs, require_bound, resolve};
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
@@ -169,7 +170,7 @@ fn no_release(error: RevisionError) -> Failure {
     Failure::new(kind, error, NOTHING_CHANGED)
 }
 
-fn damaged_memory(error: NewestError, path: &Path) -> Failure {
+fn damaged_memory(error: VersionedError, path: &Path) -> Failure {
     let hint = format!("without {} the host takes whatever release the repo calls newest", path.display());
     Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(hint)
 }

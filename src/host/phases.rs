@@ -14,7 +14,8 @@ use crate::host::boot::plan::{BootPlan, Decision, PlannedPhase, needed_pods};
 use crate::model::{PhaseRecord, Progress};
 
 use super::boot::{BootError, Release};
-use super::journal::{JournalError, append, read_journal};
+use super::journal::{append, read_journal};
+use crate::rim::versioned::VersionedError;
 use super::places::Places;
 use super::pods::PodError;
 use super::readiness::{ReadinessError, wait_ready};
@@ -72,7 +73,7 @@ pub enum PhaseError {
         phase: String,
         /// Why.
         #[source]
-        source: JournalError,
+        source: VersionedError,
     },
 }
 

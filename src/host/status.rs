@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::docker::{Docker, DockerError};
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
-use crate::host::newest::{NewestError, read_newest};
+use crate::host::newest::read_newest;
+use crate::rim::versioned::VersionedError;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
@@ -37,7 +38,7 @@ pub enum StatusError {
 }
 
 /// The newest release that was accepted of the host's ref, and how old it is now; none: nothing was yet.
-pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, NewestError> {
+pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, VersionedError> {
     let reference = config.follows.to_string();
     let Some(release) = read_newest(path)?.refs.remove(&reference) else { return Ok(None) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());

@@ -25,6 +25,7 @@ pub mod release;
 pub mod secret;
 pub mod status;
 pub mod text;
+pub mod trial;
 pub mod vagrant;
 pub mod volume;
 

@@ -31,13 +31,14 @@ use crate::model::{Commit, HostConfig, PhaseSet, Progress, ReleaseInfo, ReleaseP
 
 use super::config::{ConfigError, Values, render_directory};
 use super::identity;
-use super::journal::{JournalError, read_journal};
+use super::journal::read_journal;
 use super::phases::{PhaseError, PhasesDone, run_phases};
 use super::places::Places;
 use super::pods::{PodError, PodFile, keep_only, read_pods, write_pod};
 use super::prepare::{PrepareError, Prepared, prepare_images};
 use super::readiness::{node_name, running};
 use super::secrets::ensure_secrets;
+use crate::rim::versioned::VersionedError;
 use crate::rim::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
 
 /// Name in the pin set of the image that holds a pod's namespaces.
@@ -88,7 +89,7 @@ pub enum BootError {
     },
     /// The journal of phases.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Journal(#[from] VersionedError),
     /// The images.
     #[error(transparent)]
     Prepare(#[from] PrepareError),

@@ -15,7 +15,8 @@ use std::process::Command;
 
 use crate::docker::{Docker, DockerError, VerifyError};
 use crate::formats::image::store::ImageStore;
-use crate::host::newest::{NewestError, note_accepted};
+use crate::host::newest::note_accepted;
+use crate::rim::versioned::VersionedError;
 use crate::host::prepare::{PrepareError, prepare_images};
 use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
@@ -127,7 +128,7 @@ pub enum UpgradeError {
         commit: Commit,
         /// Why.
         #[source]
-        source: NewestError,
+        source: VersionedError,
     },
     /// A file of the checkout could not be read.
     #[error("reading {path}")]

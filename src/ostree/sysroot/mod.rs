@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 use crate::docker::{VerifiedPins, WrongRelease};
 use crate::formats::image::store::ImageStore;
 use crate::model::deployment::Role;
+use crate::model::trial::RELEASE_ARGUMENT;
 use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref, ReleasePins};
 use crate::ostree::repo::VerifiedRelease;
+use crate::rim::grub_env;
 
 pub use boot_room::BootCopy;
 pub use lock::LockError;
@@ -193,6 +195,11 @@ impl Sysroot {
         self.inner.repo()
     }
 
+    /// GRUB's environment, where there is one.
+    pub fn grub_env_path(&self) -> PathBuf {
+        self.path.join("boot").join(grub_env::PLACE)
+    }
+
     /// Where its repo is.
     pub fn repo_path(&self) -> PathBuf {
         self.path.join("ostree/repo")
@@ -280,6 +287,7 @@ impl Sysroot {
         self.discard_staged()?;
         let merge = self.inner.merge_deployment(Some(STATEROOT));
         let origin = self.inner.origin_new_from_refspec(follows.as_str());
+        let arguments = identified(arguments, commit);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let none = gio::Cancellable::NONE;
         let (deployment, by) = if booted {
@@ -379,6 +387,7 @@ impl Sysroot {
         arguments: &[String],
     ) -> Result<PathBuf, SysrootError> {
         let origin = self.inner.origin_new_from_refspec(follows.as_str());
+        let arguments = identified(arguments, commit);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let none = gio::Cancellable::NONE;
         let deployment = self
@@ -485,7 +494,14 @@ fn require_proof(root: &Path, commit: Commit, proof: &Proof) -> Result<(), Sysro
     }
 }
 
-/// Kernel arguments of a deployment, without the one that libostree sets itself.
+/// The arguments, and the one that says which release it is. Boot entries are told apart by it, whichever place they have;
+/// and libostree, which writes none where kernel and arguments are those of before, always writes them.
+fn identified(arguments: &[String], commit: Commit) -> Vec<String> {
+    let others = arguments.iter().filter(|argument| !argument.starts_with(RELEASE_ARGUMENT)).cloned();
+    others.chain([format!("{RELEASE_ARGUMENT}{commit}")]).collect()
+}
+
+/// Kernel arguments of a deployment, without those that libostree and we set ourselves.
 fn kernel_arguments(deployment: &ostree::Deployment) -> Vec<String> {
     deployment
         .bootconfig()
@@ -493,7 +509,7 @@ fn kernel_arguments(deployment: &ostree::Deployment) -> Vec<String> {
         .map(|options| {
             options
                 .split_ascii_whitespace()
-                .filter(|argument| !argument.starts_with("ostree="))
+                .filter(|argument| !argument.starts_with("ostree=") && !argument.starts_with(RELEASE_ARGUMENT))
                 .map(str::to_owned)
                 .collect()
         })
