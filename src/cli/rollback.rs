@@ -8,6 +8,8 @@ use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
 use crate::docker::Docker;
+use crate::host::denied::read_denied;
+use crate::host::history::who;
 use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
 use crate::host::upgrade::{Host, run as run_plan};
 
@@ -39,8 +41,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let sysroot = arguments.plan.open_sysroot()?;
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
-    let (plan, way_back) = plan_rollback(&deployments, |commit| sysroot.created(commit), arguments.reboot);
-    if plan.reason == Reason::NoRollback {
+    let places = arguments.plan.host.places(&sysroot, &deployments);
+    let denied =
+        read_denied(&places.denied()).map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    let age = |commit| sysroot.created(commit);
+    let (plan, way_back) = plan_rollback(&deployments, age, &denied, arguments.reboot);
+    if matches!(plan.reason, Reason::NoRollback | Reason::Denied { .. }) {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
     let mut imported = Vec::new();
@@ -49,12 +55,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
         let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
         let progress = Terminal::default();
-        let newest = arguments.plan.host.places(&sysroot, &deployments).newest();
+        let newest = places.newest();
         let host = Host {
             sysroot: &sysroot,
             docker: &docker,
             config: &config,
             newest: &newest,
+            history: &places.history(),
+            who: &who(),
             progress: &progress,
         };
         imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;

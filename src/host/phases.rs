@@ -15,10 +15,10 @@ use crate::model::{PhaseRecord, Progress};
 
 use super::boot::{BootError, Release};
 use super::journal::{append, read_journal};
-use crate::rim::versioned::VersionedError;
 use super::places::Places;
 use super::pods::PodError;
 use super::readiness::{ReadinessError, wait_ready};
+use crate::rim::versioned::VersionedError;
 
 /// How long a pod may take to become ready: minutes on an emulated processor.
 const READY_LIMIT: Duration = Duration::from_secs(20 * 60);

@@ -7,12 +7,12 @@ use crate::docker::{Docker, DockerError};
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
 use crate::host::newest::read_newest;
-use crate::rim::versioned::VersionedError;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::rim::versioned::VersionedError;
 
 /// Why the host could not be looked at.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod commit;
 pub mod deployment;
 pub mod digest;
+pub mod history;
 pub mod host;
 pub mod identity;
 pub mod image_ref;

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::deployment::name_release;
 use super::Commit;
+use super::deployment::name_release;
 
 /// Kernel argument of every deployment: which release a boot entry boots. `grub-config` reads it.
 pub const RELEASE_ARGUMENT: &str = "rackstep.release=";

@@ -198,11 +198,9 @@ impl<'a> Grub<'a> {
             DEFAULT_CONFIG.into()
         };
         let path = place.join("grub.cfg");
-        fs::create_dir_all(&place).and_then(|()| fs::write(&path, config)).map_err(|source| GrubError::Io {
-            doing: "writing",
-            path,
-            source,
-        })?;
+        fs::create_dir_all(&place)
+            .and_then(|()| fs::write(&path, config))
+            .map_err(|source| GrubError::Io { doing: "writing", path, source })?;
         let env = boot.join(grub_env::PLACE);
         let (filesystem, device) = under(boot);
         grub_env::require_writable(&env, &filesystem, &device)?;

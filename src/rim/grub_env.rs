@@ -158,7 +158,9 @@ impl GrubEnv {
 pub fn require_writable(path: &Path, filesystem: &str, device: &str) -> Result<(), GrubEnvError> {
     let refuse = |why: String| Err(GrubEnvError::Unwritable { path: path.to_owned(), why });
     if !matches!(filesystem, "ext4" | "ext3" | "ext2" | "vfat") {
-        return refuse(format!("{filesystem} keeps small files or copies in ways that GRUB cannot overwrite"));
+        return refuse(format!(
+            "{filesystem} keeps small files or copies in ways that GRUB cannot overwrite"
+        ));
     }
     if ["dm-", "md", "bcache"].iter().any(|kind| device.starts_with(kind)) {
         return refuse(format!("{device} is put together from others, which GRUB reads only"));

@@ -81,7 +81,8 @@ pub fn run(
         if let Some(condition) = line.strip_prefix("if ").and_then(|rest| rest.strip_suffix("; then")) {
             let holds = runs && script.holds(condition).ok_or_else(wrong)?;
             branches.push(Branch { outer: runs, taken: holds, runs: holds });
-        } else if let Some(condition) = line.strip_prefix("elif ").and_then(|rest| rest.strip_suffix("; then"))
+        } else if let Some(condition) =
+            line.strip_prefix("elif ").and_then(|rest| rest.strip_suffix("; then"))
         {
             let branch = branches.last_mut().ok_or_else(wrong)?;
             let holds = branch.outer && !branch.taken && script.holds(condition).ok_or_else(wrong)?;
@@ -256,7 +257,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_not_guessed() {
-        for text in ["search --set=root", "if true\n", "fi\n", "else", "set x", "if [ -d x ]; then", "echo 'x"] {
+        for text in
+            ["search --set=root", "if true\n", "fi\n", "else", "set x", "if [ -d x ]; then", "echo 'x"]
+        {
             assert!(matches!(choose(text, None), Err(ScriptError::Line { number: 1, .. })), "{text}");
         }
         assert_eq!(choose("", None), Err(ScriptError::NoEntry(String::new())));

@@ -38,8 +38,8 @@ use super::pods::{PodError, PodFile, keep_only, read_pods, write_pod};
 use super::prepare::{PrepareError, Prepared, prepare_images};
 use super::readiness::{node_name, running};
 use super::secrets::ensure_secrets;
-use crate::rim::versioned::VersionedError;
 use crate::rim::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
+use crate::rim::versioned::VersionedError;
 
 /// Name in the pin set of the image that holds a pod's namespaces.
 const PAUSE: &str = "pause";
@@ -159,11 +159,11 @@ impl Release {
         })
     }
 
-    /// Decides what its boot has to do.
-    pub fn plan(&self, places: &Places) -> Result<BootPlan, BootError> {
+    /// Decides what its boot has to do; `confirmed`: its trial is over.
+    pub fn plan(&self, places: &Places, confirmed: bool) -> Result<BootPlan, BootError> {
         let journal = read_journal(&places.journal())?;
         let pods: BTreeSet<String> = self.pods.keys().cloned().collect();
-        plan_boot(&self.phases, self.pins.pins(), &pods, self.info.created, &journal)
+        plan_boot(&self.phases, self.pins.pins(), &pods, self.info.created, confirmed, &journal)
             .map_err(|source| BootError::Plan { commit: self.pins.commit(), source })
     }
 
@@ -189,7 +189,7 @@ pub fn boot(
     places: &Places,
     progress: &dyn Progress,
 ) -> Result<Booted, BootError> {
-    let plan = release.plan(places)?;
+    let plan = release.plan(places, false)?;
     let prepared = prepare_images(docker, store, &release.pins, progress)?;
     let new_volumes = ensure_volumes(release, places)?;
     let (secrets, new_secrets) = ensure_secrets(&places.secrets(), &release.secrets)?;
@@ -214,14 +214,16 @@ pub fn boot(
     Ok(Booted { plan, prepared, started, new_secrets, new_volumes })
 }
 
-/// Runs the phases that are due and starts the pods that waited for them. [`boot`] must have run.
+/// Runs the phases that are due, those after the confirm among them if the release is `confirmed`, and starts the pods that
+/// waited for them. [`boot`] must have run.
 pub fn boot_phases(
     docker: &Docker,
     release: &Release,
     places: &Places,
+    confirmed: bool,
     progress: &dyn Progress,
 ) -> Result<PhasesDone, BootError> {
-    let plan = release.plan(places)?;
+    let plan = release.plan(places, confirmed)?;
     run_phases(docker, release, places, &plan, progress)
 }
 

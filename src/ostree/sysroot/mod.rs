@@ -24,8 +24,6 @@ use crate::model::deployment::Role;
 use crate::model::trial::RELEASE_ARGUMENT;
 use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref, ReleasePins};
 use crate::ostree::repo::VerifiedRelease;
-use crate::rim::grub_env;
-
 pub use boot_room::BootCopy;
 pub use lock::LockError;
 
@@ -193,11 +191,6 @@ impl Sysroot {
     /// The sysroot's repo.
     pub fn repo(&self) -> ostree::Repo {
         self.inner.repo()
-    }
-
-    /// GRUB's environment, where there is one.
-    pub fn grub_env_path(&self) -> PathBuf {
-        self.path.join("boot").join(grub_env::PLACE)
     }
 
     /// Where its repo is.
@@ -467,7 +460,8 @@ impl Sysroot {
         raw.csum().parse().map_err(|source| SysrootError::Name { path: self.path.clone(), source })
     }
 
-    fn version_of(&self, commit: Commit) -> Option<String> {
+    /// The version in a commit's metadata, if it is here.
+    pub fn version_of(&self, commit: Commit) -> Option<String> {
         let (variant, _) = self.repo().load_commit(&commit.hex()).ok()?;
         glib::VariantDict::new(Some(&variant.child_value(0))).lookup::<String>("version").ok().flatten()
     }
@@ -509,7 +503,9 @@ fn kernel_arguments(deployment: &ostree::Deployment) -> Vec<String> {
         .map(|options| {
             options
                 .split_ascii_whitespace()
-                .filter(|argument| !argument.starts_with("ostree=") && !argument.starts_with(RELEASE_ARGUMENT))
+                .filter(|argument| {
+                    !argument.starts_with("ostree=") && !argument.starts_with(RELEASE_ARGUMENT)
+                })
                 .map(str::to_owned)
                 .collect()
         })
