@@ -6,6 +6,8 @@ HOST := a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
 RACK := a_blank_machine_beside_the_provisioner_is_imaged
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
+# Licences and sources of dependencies; setup.sh fetches it. Advisories need a network, and are left out.
+DENY := $(CACHE)/tools/cargo-deny
 # Compiled dependencies outlive a checkout.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
@@ -20,7 +22,7 @@ help:
 	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
-	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,import'
+	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
@@ -35,6 +37,7 @@ lint: setup
 	cargo fmt --check
 	shellcheck --severity=warning --exclude=SC3013,SC2115,SC2154 $(shell git ls-files '*.sh' ':!manifests/*/config/*') .ci/run
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --no-deps --document-private-items
+	@if [ -x $(DENY) ]; then $(DENY) --log-level warn check licenses bans sources; else echo 'NOT RUN: cargo-deny is not here'; fi
 
 check: lint
 	cargo clippy --all-targets --quiet -- -D warnings

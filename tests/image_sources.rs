@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Request, Server, answer};
-use rackstep::docker::{ImageArchive as _, StoreKind};
+use rackstep::docker::StoreKind;
 use rackstep::formats::image::store::{ImageStore, Verdict};
 use rackstep::formats::image::{Limits, Ownership};
 use rackstep::model::{Digest, ImageRef, PinnedImage};
@@ -49,7 +49,7 @@ impl Tiny {
         let base = layer(&[("etc/base", b"base")]);
         let image = images.add("tiny", &[base, layer(&[("opt/noise", &noise(seed, 600_000))])], &["/x"]);
         let mut file = fs::File::create(dir.path().join("tiny.tar")).unwrap();
-        images.write_archive(&[&image], &Default::default(), &mut file).unwrap();
+        images.write_archive(&image, &mut file).unwrap();
         Self { dir, image }
     }
 

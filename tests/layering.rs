@@ -45,6 +45,35 @@ fn the_table_has_no_circle() {
     }
 }
 
+/// Crates that wait for their code: failpoints.
+const WAITS: [&str; 1] = ["fail"];
+
+/// `use tokio_util::…`, `tokio_util::io::…`: a crate that no code names is compiled for nothing.
+#[test]
+fn every_dependency_is_named_by_code() {
+    let manifest = std::fs::read_to_string(checkout().join("Cargo.toml")).unwrap();
+    let named_in = |folders: &[&str]| -> String {
+        let files = folders.iter().flat_map(|folder| sources(&checkout().join(folder)));
+        files.map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    };
+    let sections = [("dependencies", &["src"][..]), ("dev-dependencies", &["src", "tests", "benches"])];
+    for (section, folders) in sections {
+        let table = manifest.split("\n[").find(|part| part.starts_with(&format!("{section}]"))).unwrap();
+        let crates = table.lines().filter_map(|line| Some(line.split_once(" = ")?.0));
+        let crates: Vec<&str> =
+            crates.filter(|name| !name.starts_with('#') && !WAITS.contains(name)).collect();
+        assert!(!crates.is_empty(), "[{section}] has lines");
+        let code = named_in(folders);
+        let is_named = |name: &str| {
+            let path = format!("{}::", name.replace('-', "_"));
+            let starts = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c));
+            code.match_indices(&path).any(|(at, _)| starts(at))
+        };
+        let unused: Vec<&str> = crates.into_iter().filter(|name| !is_named(name)).collect();
+        assert!(unused.is_empty(), "[{section}] has crates that {folders:?} do not name: {unused:?}");
+    }
+}
+
 /// Where the checkout is: asked when the test runs, for checkouts may share compiled tests.
 fn checkout() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap().into()
@@ -62,19 +91,19 @@ fn parse_table(text: &str) -> Rooms {
     .collect()
 }
 
+/// Rust files below `folder`.
+fn sources(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = walkdir::WalkDir::new(folder).into_iter().map(Result::unwrap);
+    entries.map(walkdir::DirEntry::into_path).filter(|path| path.extension().is_some_and(|end| end == "rs"))
+}
+
 fn observe_uses(src: &Path) -> Rooms {
     let mut used = Rooms::new();
-    for entry in walkdir::WalkDir::new(src).into_iter().map(Result::unwrap) {
-        let inside = entry.path().strip_prefix(src).unwrap();
+    for path in sources(src) {
+        let inside = path.strip_prefix(src).unwrap();
         let room = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        let Some(room) = room.filter(|_| inside.components().count() > 1 && entry.file_type().is_file())
-        else {
-            continue;
-        };
-        if entry.path().extension().is_none_or(|end| end != "rs") {
-            continue;
-        }
-        let text = std::fs::read_to_string(entry.path()).unwrap();
+        let Some(room) = room.filter(|_| inside.components().count() > 1) else { continue };
+        let text = std::fs::read_to_string(&path).unwrap();
         let others = used.entry(room.clone()).or_default();
         for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
             let named = line.split("crate::").skip(1).map(|rest| {

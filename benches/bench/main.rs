@@ -7,7 +7,7 @@
 //!
 //! Only ratios within one run count: absolute times are this machine's.
 //!
-//! `CHAPTERS=commit,import` runs some, `SET=small` takes three images instead of ten, `SET=keystone+mariadb` those, `RACKSTEP_BENCH_DIR` is where it works.
+//! `CHAPTERS=commit,mounts` runs some, `SET=small` takes three images instead of ten, `SET=keystone+mariadb` those, `RACKSTEP_BENCH_DIR` is where it works.
 
 mod chapters;
 mod images;

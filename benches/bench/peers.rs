@@ -201,6 +201,19 @@ impl Dockerd {
     pub fn start(bench: &Bench, name: &str) -> Outcome<Self> {
         let dir = bench.scratch.join(name);
         fs::create_dir_all(&dir)?;
+        let daemon = Self::run(&dir)?;
+        Ok(Self { daemon, dir })
+    }
+
+    /// The same daemon again, on what `meanwhile` has made of its data.
+    pub fn restart(&mut self, meanwhile: impl FnOnce(&Path) -> Outcome<()>) -> Outcome<()> {
+        self.daemon.stop();
+        meanwhile(&self.data())?;
+        self.daemon = Self::run(&self.dir)?;
+        Ok(())
+    }
+
+    fn run(dir: &Path) -> Outcome<Daemon> {
         let path = |name: &str| dir.join(name);
         // No network of its own: pulls take the machine's. The registry is on loopback, which is trusted by default.
         let mut command = Command::new("dockerd");
@@ -214,15 +227,15 @@ impl Dockerd {
             .arg(path("pid"))
             .args(["-H", &format!("unix://{}", path("docker.sock").display())]);
         let daemon = Daemon::start(&mut command, &path("log"))?;
-        let docker = Self { daemon, dir };
         let limit = Instant::now() + START_LIMIT;
-        while docker.client(&["version"]).output()?.status.code() != Some(0) {
+        let url = format!("unix://{}", path("docker.sock").display());
+        while Command::new("docker").args(["-H", &url, "version"]).output()?.status.code() != Some(0) {
             if Instant::now() > limit {
-                return Err(format!("dockerd: {}", fs::read_to_string(docker.dir.join("log"))?).into());
+                return Err(format!("dockerd: {}", fs::read_to_string(path("log"))?).into());
             }
             std::thread::sleep(POLL);
         }
-        Ok(docker)
+        Ok(daemon)
     }
 
     /// Docker's own client.

@@ -10,7 +10,8 @@ use super::progress::Terminal;
 use super::{Failure, Kind, print_line};
 use crate::docker::Docker;
 use crate::docker::records::Recorded;
-use crate::formats::image::store::ImageStore;
+use crate::host::absent;
+use crate::host::boot::plan::{KeptOut, PlannedPod};
 use crate::host::boot::{Booted, Release, boot, boot_phases, observe_services};
 use crate::host::call_home::call_home;
 use crate::host::phases::PhasesDone;
@@ -22,7 +23,7 @@ use crate::model::imaging::{BootedReport, SECRET_NAME};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::Sysroot;
 
-/// Bring up the services of the booted release: images, secrets, configuration, pods.
+/// Bring up the services of the booted release: secrets, configuration, pods.
 ///
 /// Run by rackstep-boot.service before kubelet, with --records by rackstep-records.service before Docker and with --phases
 /// by rackstep-phases.service beside kubelet; may be repeated.
@@ -71,21 +72,37 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         // A contract phase that was cut off goes on here.
         let ladder = read_ladder(&sysroot).map_err(|error| failed(error.into()))?;
         let confirmed = ladder.is_some_and(|ladder| ladder.confirmed == Some(commit));
-        let done = boot_phases(&docker, &release, &places, confirmed, &progress).map_err(|error| {
-            let state = format!("release {name} is booted; pods that wait for phases were not started");
-            Failure::new(Kind::Failed, error, state)
-        })?;
+        let done = boot_phases(&docker, &host.docker_root, &release, &places, confirmed, &progress).map_err(
+            |error| {
+                let state = format!("release {name} is booted; pods that wait for phases were not started");
+                Failure::new(Kind::Failed, error, state)
+            },
+        )?;
         print_phases(&name, &done);
         tell_rack(host, &places, &docker, &release);
+        return require_all(&name, &done.kept_out);
     } else {
-        let store = ImageStore::new(places.release.join("images"));
-        let booted = boot(&docker, &store, &release, &places, &progress).map_err(|error| {
+        let booted = boot(&docker, &host.docker_root, &release, &places).map_err(|error| {
             let state = format!("release {name} is booted; its services were not all started");
             Failure::new(Kind::Failed, error, state)
         })?;
         print_boot(&name, &booted);
     }
     Ok(())
+}
+
+/// Everything that can run does by now; what cannot makes the unit fail, so that somebody looks.
+fn require_all(name: &str, kept_out: &KeptOut) -> Result<(), Failure> {
+    if kept_out.is_empty() {
+        return Ok(());
+    }
+    let waiting: Vec<&str> = kept_out.pods.keys().map(String::as_str).collect();
+    let error = format!("pods that wait for images which docker does not have: {}", waiting.join(", "));
+    let state = format!("release {name} is booted; everything else of it runs");
+    let failure = Failure::new(Kind::Failed, error, state);
+    Err(failure.hint(
+        "`rackstep verify --repair --stop-services` mends files, mounts and records; then `rackstep boot`",
+    ))
 }
 
 /// Mounts and records, for all deployments: the booted one's names come last, and so count.
@@ -96,6 +113,7 @@ fn record(
     booted: &Deployment,
     places: &Places,
 ) -> Result<(), Failure> {
+    let of_host = places;
     let places = RecordPlaces {
         repo: sysroot.repo_path(),
         layers: places.layers(),
@@ -104,8 +122,12 @@ fn record(
     let ours = deployments.iter().filter(|deployment| deployment.id != booted.id).chain([booted]);
     let releases: Vec<CheckedOut> = ours.map(|deployment| CheckedOut::of(sysroot, deployment)).collect();
     let began = Instant::now();
-    let done = write_records(&releases, &places).map_err(|error| {
-        let state = "docker has the images that it had; what is missing is imported when the services start";
+    let outcome = write_records(&releases, &places);
+    absent::note(of_host, &outcome).map_err(|error| {
+        Failure::new(Kind::Failed, error, "docker's records are written; why images are missing is not")
+    })?;
+    let done = outcome.map_err(|error| {
+        let state = "docker has the images that it had; pods of others wait";
         let in_use = error.is_docker_running();
         let failure = Failure::new(Kind::Failed, error, state);
         if in_use {
@@ -121,23 +143,21 @@ fn record(
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         tracing::warn!(%layer, "{error}{cause}");
     }
-    for (image, why) in &done.skipped {
-        tracing::warn!(image, "not recorded: {why}");
+    for (release, why) in &done.unread {
+        tracing::warn!(%release, "its images are not recorded: {why}");
     }
-    let Recorded { images, incomplete, written, dropped, failed } = &done.recorded;
+    for (image, why) in &done.absent {
+        tracing::warn!(%image, "not recorded: {why}");
+    }
+    let Recorded { images, written, dropped, failed, .. } = &done.recorded;
     for (chain, why) in failed {
         tracing::warn!(%chain, "no record of this layer: {why}");
     }
     print_line(&format!("layers: {} mounted now, {} not", done.mounted, done.failed.len()));
-    print_line(&format!(
-        "images: {} in docker's records, {} lack a layer, {} made without trees",
-        images.len(),
-        incomplete.len(),
-        done.without_trees
-    ));
+    print_line(&format!("images: {} in docker's records, {} not", images.len(), done.absent.len()));
     print_line(&format!("records of layers: {written} written, {dropped} dropped"));
     print_line(&format!(
-        "state: {} images need no import ({:.3} s)",
+        "state: docker will have {} images ({:.3} s)",
         images.len(),
         began.elapsed().as_secs_f64()
     ));
@@ -206,17 +226,14 @@ fn places_of(root: &Path, is_booted: bool, deployment: &Deployment) -> Places {
 
 fn print_boot(name: &str, booted: &Booted) {
     print_line(&format!("release {name}"));
-    print_line(&format!(
-        "images: {} there, {} imported{}",
-        booted.prepared.present.len(),
-        booted.prepared.imported.len(),
-        in_brackets(&booted.prepared.imported)
-    ));
     if booted.new_secrets + booted.new_volumes > 0 {
         print_line(&format!("made: {} secrets, {} volumes", booted.new_secrets, booted.new_volumes));
     }
     print_line(&format!("pods: {} started{}", booted.started.len(), in_brackets(&booted.started)));
-    for pod in booted.plan.pods.iter().filter(|pod| !pod.waits_for.is_empty()) {
+    print_kept_out(&booted.kept_out);
+    let waits =
+        |pod: &&PlannedPod| !pod.waits_for.is_empty() && !booted.kept_out.pods.contains_key(&pod.name);
+    for pod in booted.plan.pods.iter().filter(waits) {
         print_line(&format!("pod {} waits for {}", pod.name, pod.waits_for.join(", ")));
     }
     for planned in &booted.plan.phases {
@@ -228,8 +245,18 @@ fn print_phases(name: &str, done: &PhasesDone) {
     print_line(&format!("release {name}"));
     print_line(&format!("phases: {} ran{}", done.ran.len(), in_brackets(&done.ran)));
     print_line(&format!("pods: {} started{}", done.started.len(), in_brackets(&done.started)));
+    print_kept_out(&done.kept_out);
     for phase in &done.waiting {
         print_line(&format!("phase {phase} waits until the release is confirmed"));
+    }
+}
+
+fn print_kept_out(kept_out: &KeptOut) {
+    for (pod, why) in &kept_out.pods {
+        print_line(&format!("pod {pod} waits: {why}"));
+    }
+    for (phase, why) in &kept_out.phases {
+        print_line(&format!("phase {phase} waits: {why}"));
     }
 }
 

@@ -1,13 +1,10 @@
 //! `rackstep gc`.
 
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use serde::Serialize;
 
 use super::host::{NOTHING_CHANGED, PlanArguments};
 use super::{Failure, Kind, print_json, print_line};
-use crate::docker::orphans;
 use crate::host::gc;
 use crate::host::gc::plan::{Plan, plan_reap};
 use crate::model::Digest;
@@ -18,10 +15,6 @@ use crate::model::Digest;
 /// bring to Docker are not touched.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only remove layer directories that no image owns, as a Docker killed while it loads leaves them behind. Docker must
-    /// be stopped; with --dry-run they are counted while it runs.
-    #[arg(long, value_name = "DATA_ROOT", num_args = 0..=1, default_missing_value = "/var/lib/docker")]
-    orphans: Option<PathBuf>,
     #[command(flatten)]
     plan: PlanArguments,
 }
@@ -36,20 +29,8 @@ struct Answer<'a> {
     bytes_freed: u64,
 }
 
-/// `--orphans --json`, format 1.
-#[derive(Debug, Serialize)]
-struct OrphansAnswer<'a> {
-    format: u32,
-    orphans: Vec<&'a Path>,
-    bytes: u64,
-    removed: bool,
-}
-
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if let Some(data_root) = &arguments.orphans {
-        return sweep(data_root, &arguments.plan);
-    }
     let sysroot = arguments.plan.open_sysroot()?;
     let docker = arguments.plan.host.connect_docker()?;
     let found =
@@ -87,27 +68,5 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         format!("state: {images} container images removed, {freed} bytes freed in the repo")
     });
-    Ok(())
-}
-
-fn sweep(data_root: &Path, plan: &PlanArguments) -> Result<(), Failure> {
-    let swept =
-        if plan.dry_run { orphans::find_orphans(data_root) } else { orphans::sweep_orphans(data_root) };
-    let found = swept.map_err(|error| {
-        let refused = matches!(error, orphans::OrphanError::Running { .. });
-        let kind = if refused { Kind::Refused } else { Kind::Failed };
-        Failure::new(kind, error, "no image and no container lost anything")
-    })?;
-    let bytes = found.iter().map(|orphan| orphan.bytes).sum();
-    let removed = !plan.dry_run;
-    if plan.json {
-        let orphans = found.iter().map(|orphan| orphan.path.as_path()).collect();
-        return print_json(&OrphansAnswer { format: 1, orphans, bytes, removed });
-    }
-    for orphan in &found {
-        print_line(&format!("{:>12}  {}", orphan.bytes, orphan.path.display()));
-    }
-    let done = if removed { "removed" } else { "found" };
-    print_line(&format!("state: {} orphan layer directories {done}, {bytes} bytes", found.len()));
     Ok(())
 }

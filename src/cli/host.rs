@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, Kind};
-use crate::docker::{Docker, VerifyError};
+use crate::docker::Docker;
 use crate::host::places::Places;
 use crate::host::upgrade::UpgradeError;
 use crate::model::deployment::name_release;
@@ -127,17 +127,11 @@ impl HostArguments {
 pub fn upgrade_failure(error: UpgradeError, sysroot: &Sysroot) -> Failure {
     let kind = if error.is_refusal() { Kind::Refused } else { Kind::Failed };
     let disk_full = error.is_disk_full();
-    let damaged = matches!(
-        &error,
-        UpgradeError::Verify(VerifyError::Bad { .. }) | UpgradeError::Release(ReleaseError::Bad { .. })
-    );
-    let no_docker = matches!(&error, UpgradeError::Docker(_));
+    let damaged = matches!(&error, UpgradeError::Release(ReleaseError::Bad { .. }));
     let failure = Failure::new(kind, error, state_line(sysroot));
-    if no_docker {
-        return failure.hint(DOCKER_HINT);
-    }
     if damaged {
-        return failure.hint("`rackstep verify --repair` mends objects and images out of the deployments' own files, or the repo");
+        return failure
+            .hint("`rackstep verify --repair` mends objects out of the deployments' own files, or the repo");
     }
     if disk_full {
         failure.hint("make room on that disk; the same command then goes on from here")

@@ -7,7 +7,6 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
-use crate::docker::Docker;
 use crate::host::denied::read_denied;
 use crate::host::history::who;
 use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
@@ -16,8 +15,7 @@ use crate::host::upgrade::{Host, run as run_plan};
 /// Make the previous release the next boot: OS and services as one, without network.
 ///
 /// Databases and other state stay as they are. An upgrade that waits for the reboot is called off instead. Every
-/// container image of the release is verified first, and brought back to Docker from the release's own files where it is
-/// missing.
+/// object of the release is read first; its container images run from them.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Restart the host afterwards.
@@ -27,12 +25,11 @@ pub struct Arguments {
     plan: PlanArguments,
 }
 
-/// `--json`, format 1.
+/// `--json`, format 2.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     format: u32,
     plan: &'a Plan,
-    imported: Vec<String>,
     state: String,
 }
 
@@ -49,27 +46,24 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if matches!(plan.reason, Reason::NoRollback | Reason::Denied { .. }) {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
-    let mut imported = Vec::new();
     if !arguments.plan.dry_run && !plan.steps.is_empty() {
         let config =
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
-        let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
         let progress = Terminal::default();
         let newest = places.newest();
         let host = Host {
             sysroot: &sysroot,
-            docker: &docker,
             config: &config,
             newest: &newest,
             history: &places.history(),
             who: &who(),
             progress: &progress,
         };
-        imported = run_plan(&host, &plan, way_back).map_err(fail)?.imported;
+        run_plan(&host, &plan, way_back).map_err(fail)?;
     }
     let state = state_line(&sysroot);
     if arguments.plan.json {
-        return print_json(&Answer { format: 1, plan: &plan, imported, state });
+        return print_json(&Answer { format: 2, plan: &plan, state });
     }
     print_plan(&plan);
     print_line(&format!("state: {state}"));

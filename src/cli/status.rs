@@ -32,10 +32,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Ok(config) => (config, None),
         Err(failure) => (None, Some(failure)),
     };
-    let memory = arguments.host.places(&sysroot, &deployments).newest();
+    let places = arguments.host.places(&sysroot, &deployments);
+    let memory = places.newest();
     let newest = config.as_ref().map(|config| observe_newest(&memory, config)).transpose();
     let newest = newest.map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?.flatten();
-    let status = observe_status(&sysroot, docker.as_ref().ok(), config.as_ref(), newest)
+    let root = &arguments.host.docker_root;
+    let status = observe_status(&sysroot, docker.as_ref().ok(), root, &places, config.as_ref(), newest)
         .map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
     if arguments.json {
         print_json(&status)?;
@@ -64,6 +66,8 @@ fn render_status(status: &Status, broken: bool) -> Vec<String> {
         for image in &entry.images {
             let present = match image.present {
                 Some(true) => "present",
+                // Recorded when it is booted.
+                Some(false) if deployment.role != Role::Booted => "at its boot",
                 Some(false) => "MISSING",
                 None => "unknown",
             };

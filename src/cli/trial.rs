@@ -151,6 +151,14 @@ fn with_host(
     let config = host.read_config(&host.config_path(sysroot, &deployments))?;
     let docker = || Docker::connect(host.docker_host.as_deref());
     let progress = Terminal::default();
-    let host = TrialHost { sysroot, docker: &docker, config: &config, places: &places, progress: &progress };
+    let docker_root = &host.docker_root;
+    let host = TrialHost {
+        sysroot,
+        docker: &docker,
+        docker_root,
+        config: &config,
+        places: &places,
+        progress: &progress,
+    };
     act(&host)
 }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
-use crate::docker::Docker;
 use crate::host::denied::read_denied;
 use crate::host::history::who;
 use crate::host::newest::read_newest;
@@ -23,10 +22,10 @@ use crate::ostree::sysroot::Sysroot;
 use crate::release::pull::{By, PullReport, observe_remote};
 use crate::rim::versioned::VersionedError;
 
-/// Fetch, verify and import a release; with --commit also make it the next boot.
+/// Fetch and verify a release; with --commit also make it the next boot.
 ///
-/// Without --commit the next boot is untouched: the release is pulled, checked out beside what runs, and its container
-/// images are brought to Docker and verified. With --commit it then becomes the next boot, OS and services together.
+/// Without --commit the next boot is untouched: the release is pulled, checked out beside what runs, and every object of it
+/// is read. With --commit it then becomes the next boot, OS and services together. Docker is not touched.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Make the release the next boot.
@@ -42,14 +41,13 @@ pub struct Arguments {
     plan: PlanArguments,
 }
 
-/// `--json`, format 1.
+/// `--json`, format 2.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     format: u32,
     plan: &'a Plan,
     bytes_pulled: Option<u64>,
     pulled_by: Option<String>,
-    imported: Vec<String>,
     state: String,
 }
 
@@ -95,25 +93,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.plan.dry_run || plan.steps.is_empty() {
         let state = state_line(&sysroot);
         if arguments.plan.json {
-            print_json(&Answer {
-                format: 1,
-                plan: &plan,
-                bytes_pulled: None,
-                pulled_by: None,
-                imported: vec![],
-                state,
-            })?;
+            print_json(&Answer { format: 2, plan: &plan, bytes_pulled: None, pulled_by: None, state })?;
         } else if !is_refused(&plan) {
             print_plan(&plan);
             print_line(&format!("state: {state}"));
         }
         return refuse(&plan);
     }
-    let docker = || Docker::connect(arguments.plan.host.docker_host.as_deref());
     let progress = Terminal::default();
     let host = Host {
         sysroot: &sysroot,
-        docker: &docker,
         config: &config,
         newest: &memory,
         history: &places.history(),
@@ -127,19 +116,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     if arguments.plan.json {
         return print_json(&Answer {
-            format: 1,
+            format: 2,
             plan: &plan,
             bytes_pulled: done.pulled.as_ref().map(|report| report.bytes),
             pulled_by: done.pulled.as_ref().map(|report| report.by.to_string()),
-            imported: done.imported,
             state,
         });
     }
     if let Some(report) = &done.pulled {
         print_line(&tell_pull(report));
-    }
-    if !done.imported.is_empty() {
-        print_line(&format!("imported {}", done.imported.join(", ")));
     }
     print_line(&format!("state: {state}"));
     Ok(())

@@ -9,34 +9,34 @@ use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::interrupt::on_stop;
 use super::progress::Terminal;
 use super::{Failure, Kind, print_json, print_line};
+use crate::docker::Docker;
 use crate::docker::records::RecordFault;
-use crate::docker::{Docker, StoreKind};
 use crate::host::records::{CheckedOut, RecordPlaces};
 use crate::host::verify::{
-    BadPath, FilesReport, MendedFiles, PinnedDeployment, StoppedServices, Verified, VerifyHostError,
-    bad_layers, pinned_deployments, repair_files, repair_host, repair_mounts, repair_records, stop_docker,
-    stop_services, verify_files, verify_host, verify_records,
+    BadPath, FilesReport, MendedFiles, PinnedDeployment, StoppedServices, VerifyHostError, bad_image_files,
+    bad_layers, pinned_deployments, repair_files, repair_mounts, repair_records, stop_docker, stop_services,
+    verify_files, verify_records,
 };
 use crate::model::deployment::Role;
 use crate::model::{Digest, ObjectKind};
 use crate::ostree::repo::check::Condition;
 use crate::ostree::sysroot::Sysroot;
 
-/// Read every file of every deployment and every pinned container image back.
+/// Read every file of every deployment, container images among them, and compare Docker's records with what they should be.
 ///
-/// Files are compared with the digests that the releases' commits name, images are read from Docker's own store. That is
-/// gigabytes: minutes on a disk. Ends with exit code 3 if something is missing or damaged and was not mended.
+/// Files are compared with the digests that the releases' commits name. That is gigabytes: minutes on a disk. Ends with exit
+/// code 3 if something is missing or damaged and was not mended.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   rackstep verify                             what is wrong, if anything
   rackstep verify --repair                    and mend it
-  rackstep verify --repair --stop-services    also images that services run from: they are down meanwhile")]
+  rackstep verify --repair --stop-services    also Docker's records: services are down meanwhile")]
 pub struct Arguments {
-    /// Mend what is missing or damaged: images out of the deployments' files, files of images out of Docker, no network
-    /// for either; other files from the repo that this host follows.
+    /// Mend what is missing or damaged: files out of other copies on this host, else from the repo that it follows; mounts
+    /// and Docker's records out of the files.
     #[arg(long)]
     repair: bool,
-    /// With --repair: stop kubelet and the services while damaged images are replaced, and start them again.
+    /// With --repair: stop kubelet, the services and Docker while records are written, and start them again.
     #[arg(long, requires = "repair")]
     stop_services: bool,
     /// Print the outcome as JSON.
@@ -50,7 +50,7 @@ const STOP_DOCKER: &str = "records are written while docker is down: --stop-serv
                            them again; or `systemctl stop kubelet cri-dockerd docker.socket docker`, \
                            `rackstep boot --records`, `systemctl start docker cri-dockerd kubelet`";
 
-/// `--json`, format 1.
+/// `--json`, format 2.
 #[derive(Debug, Serialize)]
 struct Answer {
     format: u32,
@@ -74,7 +74,8 @@ struct BadFile {
 struct Release {
     release: String,
     images: usize,
-    bad_images: Vec<BadImage>,
+    /// Names in the pin set.
+    bad_images: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,21 +84,11 @@ struct BadRecord {
     problem: String,
 }
 
-#[derive(Debug, Serialize)]
-struct BadImage {
-    name: String,
-    image: String,
-    problem: String,
-}
-
 #[derive(Debug, Default, Serialize)]
 struct Mended {
     files_from_this_host: usize,
-    files_from_docker: usize,
     files_fetched: usize,
     files_linked: usize,
-    images_replaced: usize,
-    images_loaded: usize,
     layers_mounted: usize,
     records_written: usize,
 }
@@ -105,7 +96,6 @@ struct Mended {
 impl Mended {
     fn add(&mut self, files: &MendedFiles) {
         self.files_from_this_host += files.from_files;
-        self.files_from_docker += files.from_docker;
         self.files_fetched += files.fetched;
         self.files_linked += files.put_back;
     }
@@ -115,23 +105,24 @@ impl Mended {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let host = &arguments.host;
     let sysroot = if arguments.repair { host.open_sysroot_alone()? } else { host.open_sysroot()? };
-    let docker = host.connect_docker()?;
     let progress = Terminal::default();
-    let work = Work { arguments, sysroot: &sysroot, docker: &docker, progress: &progress };
+    let work = Work { arguments, sysroot: &sysroot, progress: &progress };
     let mut mended = Mended::default();
-    // Files first: images are mended out of them.
+    // Files first: mounts and records are made of them.
     let (files, mended_layers, no_network) = work.files(&mut mended)?;
     let explain = |failure| with_reason(failure, no_network.as_deref());
     let records = work.records(&files, &mended_layers, &mut mended).map_err(explain)?;
-    let images = work.images(&mut mended).map_err(explain)?;
+    let pinned = pinned_deployments(&sysroot).map_err(|error| explain(work.failed(error)))?;
+    let releases: Vec<Release> = pinned.iter().map(|pinned| judge(pinned, &records)).collect();
+    work.tell(|| print_releases(&releases));
     if arguments.json {
-        print_json(&answer(&files, &images, &records, arguments.repair.then_some(mended)))?;
+        print_json(&answer(&files, releases, &records, arguments.repair.then_some(mended)))?;
     }
-    let (files, images) = (files.faults(), bad_images(&images));
-    if files + images + records.len() == 0 {
+    let files = files.faults();
+    if files + records.len() == 0 {
         return Ok(());
     }
-    let mut error = format!("{files} files and {images} container images are not as they are pinned");
+    let mut error = format!("{files} files are not as they are pinned");
     if !records.is_empty() {
         error.push_str(&format!("; {} faults in mounts and docker's records", records.len()));
     }
@@ -140,6 +131,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => failure.hint("`rackstep verify --repair` mends them"),
         why => with_reason(failure, why.as_deref()),
     })
+}
+
+/// How many of a release's images are good: those that no fault is told of.
+fn judge(pinned: &PinnedDeployment, records: &[RecordFault]) -> Release {
+    let images = pinned.pins.images();
+    let bad = images.filter(|(_, image)| records.iter().any(|fault| fault.image == image.config));
+    Release {
+        release: name_of(&pinned.deployment),
+        images: pinned.pins.pins().images.len(),
+        bad_images: bad.map(|(name, _)| name.to_owned()).collect(),
+    }
 }
 
 fn with_reason(failure: Failure, no_network: Option<&str>) -> Failure {
@@ -154,7 +156,6 @@ fn with_reason(failure: Failure, no_network: Option<&str>) -> Failure {
 struct Work<'a> {
     arguments: &'a Arguments,
     sysroot: &'a Sysroot,
-    docker: &'a Docker,
     progress: &'a Terminal,
 }
 
@@ -172,19 +173,16 @@ impl Work<'_> {
             self.arguments.host.read_config(&self.arguments.host.config_path(self.sysroot, &all)).ok();
         // A damaged directory hides what is below it, so one round may bring faults to light for the next.
         loop {
-            // Pins that cannot be read are among the files that are mended.
-            let pinned = pinned_deployments(self.sysroot).unwrap_or_default();
-            let done =
-                repair_files(self.sysroot, self.docker, &pinned, &files, config.as_ref(), self.progress)
-                    .map_err(|error| self.failed(error))?;
+            let done = repair_files(self.sysroot, &files, config.as_ref(), self.progress)
+                .map_err(|error| self.failed(error))?;
             mended.add(&done);
             let before = files;
             files = verify_files(self.sysroot, self.progress).map_err(|error| self.failed(error))?;
             layers.extend(bad_layers(&files));
             self.tell(|| {
                 print_line(&format!(
-                    "mended: {} from other copies, {} from docker, {} over the network; {} put back",
-                    done.from_files, done.from_docker, done.fetched, done.put_back
+                    "mended: {} from other copies, {} over the network; {} put back",
+                    done.from_files, done.fetched, done.put_back
                 ));
                 print_files(&files);
             });
@@ -204,17 +202,23 @@ impl Work<'_> {
     ) -> Result<Vec<RecordFault>, Failure> {
         let failed = |error| self.failed(error);
         let pinned = pinned_deployments(self.sysroot).map_err(failed)?;
-        let Some(places) = self.record_places()? else { return Ok(Vec::new()) };
+        let places = self.record_places();
         let mut deployments = self.sysroot.deployments().unwrap_or_default();
         // The booted one's names come last, and so count.
         deployments.sort_by_key(|deployment| deployment.role == Role::Booted);
         let releases: Vec<CheckedOut> =
             deployments.iter().map(|deployment| CheckedOut::of(self.sysroot, deployment)).collect();
-        let look = || verify_records(&releases, &places, &pinned, files).map_err(failed);
+        let look = || verify_records(&releases, &places).map_err(failed);
+        let with_files = |mut faults: Vec<RecordFault>| {
+            faults.extend(bad_image_files(&pinned, files));
+            faults.sort();
+            faults.dedup();
+            faults
+        };
         let mut faults = look()?;
-        self.tell(|| print_records(&faults, &pinned));
+        self.tell(|| print_records(&with_files(faults.clone()), &pinned));
         if !self.arguments.repair || (faults.is_empty() && mended_layers.is_empty()) {
-            return Ok(faults);
+            return Ok(with_files(faults));
         }
         let stopped = self.stop_services(&pinned)?;
         let done = repair_mounts(&releases, &places, mended_layers).map_err(failed)?;
@@ -232,6 +236,7 @@ impl Work<'_> {
             faults = look()?;
         }
         drop(stopped);
+        faults = with_files(faults);
         self.tell(|| {
             print_line(&format!(
                 "mended: {} layers mounted, {} records written",
@@ -245,54 +250,12 @@ impl Work<'_> {
         Ok(faults)
     }
 
-    /// None where Docker keeps its images in a store that takes no records of ours.
-    fn record_places(&self) -> Result<Option<RecordPlaces>, Failure> {
-        let storage = self.docker.observe_storage().map_err(|error| {
-            Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(super::host::DOCKER_HINT)
-        })?;
-        let takes = storage.kind == StoreKind::Classic && storage.driver == "overlay2";
-        Ok(takes.then(|| RecordPlaces {
+    fn record_places(&self) -> RecordPlaces {
+        RecordPlaces {
             repo: self.sysroot.repo_path(),
             layers: self.arguments.host.layers(self.sysroot).dir().to_owned(),
-            docker_root: storage.data_root,
-        }))
-    }
-
-    fn images(&self, mended: &mut Mended) -> Result<Vec<Verified>, Failure> {
-        let failed = |error| self.failed(error);
-        let pinned = pinned_deployments(self.sysroot).map_err(failed)?;
-        let mut images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
-        self.tell(|| print_images(&images));
-        // What can be mounted is not imported: what is still wrong with it is in its files, or its records.
-        let mounted = self.arguments.host.layers(self.sysroot).mounted().unwrap_or_default();
-        let to_import = |verified: &Verified| {
-            let mountable = |config| pinned.iter().any(|pinned| pinned.is_mounted(config, &mounted));
-            verified.findings.iter().any(|finding| !mountable(finding.config))
-        };
-        if self.arguments.repair && images.iter().any(to_import) {
-            let stopped = self.stop_services(&pinned)?;
-            let done = repair_host(self.docker, &pinned, self.progress).map_err(|error| {
-                let in_use = error.is_in_use();
-                let failure = failed(error);
-                if in_use {
-                    failure.hint("--stop-services stops what runs, and starts it again")
-                } else {
-                    failure
-                }
-            })?;
-            drop(stopped);
-            (mended.images_replaced, mended.images_loaded) = (done.replaced.len(), done.loaded.len());
-            images = verify_host(self.docker, &pinned, self.progress).map_err(failed)?;
-            self.tell(|| {
-                print_line(&format!(
-                    "mended: {} replaced, {} loaded",
-                    done.replaced.len(),
-                    done.loaded.len()
-                ));
-                print_images(&images);
-            });
+            docker_root: self.arguments.host.docker_root.clone(),
         }
-        Ok(images)
     }
 
     /// Stops the services if that is wanted. A signal ends the program only after they were started again.
@@ -300,8 +263,9 @@ impl Work<'_> {
         if !self.arguments.stop_services {
             return Ok(None);
         }
-        on_stop(|| tracing::warn!("images are being replaced; the services come back after that"));
-        stop_services(self.docker, pinned, self.progress).map(Some).map_err(|error| self.failed(error))
+        let docker: Docker = self.arguments.host.connect_docker()?;
+        on_stop(|| tracing::warn!("records are being written; the services come back after that"));
+        stop_services(&docker, pinned, self.progress).map(Some).map_err(|error| self.failed(error))
     }
 
     fn tell(&self, say: impl FnOnce()) {
@@ -320,10 +284,6 @@ impl Work<'_> {
     }
 }
 
-fn bad_images(images: &[Verified]) -> usize {
-    images.iter().map(|verified| verified.findings.len()).sum()
-}
-
 fn print_files(files: &FilesReport) {
     let good = files.objects - files.bad.len();
     print_line(&format!("files: {good} of {} objects good", files.objects));
@@ -332,13 +292,12 @@ fn print_files(files: &FilesReport) {
     }
 }
 
-fn print_images(images: &[Verified]) {
-    for Verified { deployment, images, findings } in images {
-        let name = name_of(deployment);
-        print_line(&format!("release {name}: {} of {images} container images good", images - findings.len()));
-        for finding in findings {
-            print_line(&format!("  {} ({}): {}", finding.name, finding.config, finding.verdict));
-        }
+fn print_releases(releases: &[Release]) {
+    for Release { release, images, bad_images } in releases {
+        print_line(&format!(
+            "release {release}: {} of {images} container images good",
+            images - bad_images.len()
+        ));
     }
 }
 
@@ -377,29 +336,16 @@ fn bad_files(files: &FilesReport) -> Vec<BadFile> {
 
 fn answer(
     files: &FilesReport,
-    images: &[Verified],
+    releases: Vec<Release>,
     records: &[RecordFault],
     mended: Option<Mended>,
 ) -> Answer {
-    let releases = images.iter().map(|verified| Release {
-        release: name_of(&verified.deployment),
-        images: verified.images,
-        bad_images: verified
-            .findings
-            .iter()
-            .map(|finding| BadImage {
-                name: finding.name.clone(),
-                image: finding.config.to_string(),
-                problem: finding.verdict.to_string(),
-            })
-            .collect(),
-    });
     Answer {
-        format: 1,
+        format: 2,
         objects: files.objects,
         bytes: files.bytes,
         bad_files: bad_files(files),
-        releases: releases.collect(),
+        releases,
         bad_records: records
             .iter()
             .map(|fault| BadRecord { image: fault.image.to_string(), problem: fault.to_string() })

@@ -13,7 +13,7 @@ use super::{Docker, DockerError};
 /// What Docker had when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
-    /// Every image, by config digest.
+    /// Every image, by Id.
     pub images: BTreeMap<Digest, ObservedImage>,
     /// Every container, running or not.
     pub containers: Vec<ObservedContainer>,
@@ -31,14 +31,10 @@ impl Observed {
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedImage {
-    /// What pins call it: its config digest. In the containerd store, an image that is not of our making goes by its Id.
-    pub config: Digest,
-    /// What Docker calls it.
+    /// What Docker calls it: its config digest, in the classic store.
     pub id: Digest,
     /// `repository:tag` names.
     pub tags: Vec<String>,
-    /// Labels of its config.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// One container.
@@ -48,7 +44,7 @@ pub struct ObservedContainer {
     pub id: String,
     /// Its name, without the leading slash.
     pub name: String,
-    /// Config digest of the image that it was made from.
+    /// Id of the image that it was made from.
     pub image: Option<Digest>,
     /// `created`, `running`, `exited`, ….
     pub state: String,
@@ -84,7 +80,7 @@ pub enum StoreKind {
 }
 
 impl Storage {
-    pub(super) fn from_info(info: &SystemInfo) -> Self {
+    fn from_info(info: &SystemInfo) -> Self {
         let status = info.driver_status.as_deref().unwrap_or_default();
         let is_containerd = status.iter().flatten().any(|text| text.starts_with("io.containerd.snapshotter"));
         Self {
@@ -105,7 +101,7 @@ impl Docker {
         })
     }
 
-    /// Every image, untagged ones too, by config digest.
+    /// Every image, untagged ones too, by Id.
     pub fn observe_images(&self) -> Result<BTreeMap<Digest, ObservedImage>, DockerError> {
         let operation = || "listing docker's images".to_owned();
         let options = ListImagesOptions { all: true, ..Default::default() };
@@ -117,8 +113,7 @@ impl Docker {
                 let mut tags: Vec<String> =
                     image.repo_tags.into_iter().filter(|tag| tag != "<none>:<none>").collect();
                 tags.sort();
-                let (config, labels) = (self.config_of(id)?, image.labels.into_iter().collect());
-                Ok((config, ObservedImage { config, id, tags, labels }))
+                Ok((id, ObservedImage { id, tags }))
             })
             .collect()
     }
@@ -128,53 +123,25 @@ impl Docker {
         let options = ListContainersOptions { all: true, ..Default::default() };
         let containers = self
             .ask(|| "listing docker's containers".to_owned(), self.client.list_containers(Some(options)))?;
-        let mut observed = Vec::new();
-        for container in containers {
-            let id = container.image_id.and_then(|id| id.parse().ok());
+        let observed = containers.into_iter().map(|container| {
             let names = container.names.unwrap_or_default();
-            observed.push(ObservedContainer {
+            ObservedContainer {
                 id: container.id.unwrap_or_default(),
                 name: names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default(),
-                image: id.map(|id| self.config_of(id)).transpose()?,
+                image: container.image_id.and_then(|id| id.parse().ok()),
                 state: container.state.map(|state| state.to_string()).unwrap_or_default(),
                 labels: container.labels.unwrap_or_default().into_iter().collect(),
-            });
-        }
-        let mut containers = observed;
+            }
+        });
+        let mut containers: Vec<ObservedContainer> = observed.collect();
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
     }
 
     /// How and where it stores images.
     pub fn observe_storage(&self) -> Result<Storage, DockerError> {
-        Ok(Storage::from_info(&self.info()?))
-    }
-
-    pub(super) fn info(&self) -> Result<SystemInfo, DockerError> {
-        self.ask(|| "asking docker about itself".to_owned(), self.client.info())
-    }
-
-    /// Diff-ids of the image that Docker calls `id`, lowest first, or none when Docker does not have it.
-    pub(super) fn layers_of(&self, id: Digest) -> Result<Option<Vec<Digest>>, DockerError> {
-        let operation = || format!("inspecting container image {id}");
-        let answer = match self.ask(operation, self.client.inspect_image(&id.to_string())) {
-            Ok(answer) => answer,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if answer.id.as_deref() != Some(id.to_string().as_str()) {
-            let problem = format!("the Id {:?}", answer.id.unwrap_or_default());
-            return Err(DockerError::Answer { operation: operation(), problem });
-        }
-        let layers = answer.root_fs.and_then(|root| root.layers).unwrap_or_default();
-        layers.iter().map(|layer| parse_id(layer, operation)).collect::<Result<_, _>>().map(Some)
-    }
-
-    /// Is the image there, with these layers? Looks at names alone; [`Docker::verify`] reads.
-    pub fn present(&self, image: &PinnedImage) -> Result<bool, DockerError> {
-        let pinned = image.layers.iter().map(|layer| layer.diff_id);
-        let Some(id) = self.id_of(image.config)? else { return Ok(false) };
-        Ok(self.layers_of(id)?.is_some_and(|layers| layers.into_iter().eq(pinned)))
+        let info = self.ask(|| "asking docker about itself".to_owned(), self.client.info())?;
+        Ok(Storage::from_info(&info))
     }
 }
 

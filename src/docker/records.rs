@@ -24,15 +24,16 @@ use crate::formats::image::skeleton::SkeletonError;
 use crate::model::causes::in_one_line;
 use crate::model::{Digest, PinnedImage};
 
-use super::orphans::{OrphanError, hold_store};
-
 mod check;
 mod files;
+mod held;
 mod names;
 mod tar_split;
 
 pub use check::RecordFault;
 use files::{read, replace};
+pub use held::HeldError;
+use held::hold;
 use names::Repositories;
 
 /// Below the data root: what is being made.
@@ -51,7 +52,7 @@ const MARK: &str = "rackstep-tar-split-1";
 pub enum RecordError {
     /// A daemon runs on the data root.
     #[error(transparent)]
-    Store(#[from] OrphanError),
+    Store(#[from] HeldError),
     /// A file or directory of the store, or of a layer.
     #[error("{doing} {path}")]
     Io {
@@ -155,7 +156,7 @@ impl Records {
         images: &[RecordedImage],
         layers: &BTreeMap<Digest, MountedLayer>,
     ) -> Result<Recorded, RecordError> {
-        let _held = hold_store(&self.root)?;
+        let _held = hold(&self.root)?;
         self.ensure_directories()?;
         let mut recorded = Recorded::default();
         let mut wanted: BTreeMap<Digest, LayerRecord> = BTreeMap::new();

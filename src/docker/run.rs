@@ -65,11 +65,10 @@ impl Docker {
     /// Runs it with the host's network and waits, at most `limit`. The container is gone afterwards, whatever happened.
     pub fn run_once(&self, run: &RunOnce, limit: Duration) -> Result<Outcome, DockerError> {
         self.remove_by_name(&run.name)?;
-        let image = self.id_of(run.image)?.unwrap_or(run.image);
         let options = CreateContainerOptions { name: Some(run.name.clone()), ..Default::default() };
         self.ask(
             || format!("creating container {}", run.name),
-            self.client.create_container(Some(options), render_container(run, image)),
+            self.client.create_container(Some(options), render_container(run)),
         )?;
         let outcome = self.start_and_wait(&run.name, limit);
         let removed = self.remove_by_name(&run.name);
@@ -162,7 +161,7 @@ impl Docker {
     }
 }
 
-fn render_container(run: &RunOnce, image: Digest) -> ContainerCreateBody {
+fn render_container(run: &RunOnce) -> ContainerCreateBody {
     let render_bind = |bind: &Bind| {
         let mode = if bind.read_only { "ro" } else { "rw" };
         format!("{}:{}:{mode}", bind.host.display(), bind.container.display())
@@ -170,7 +169,7 @@ fn render_container(run: &RunOnce, image: Digest) -> ContainerCreateBody {
     let scratch: HashMap<String, String> =
         run.scratch.iter().map(|path| (path.display().to_string(), String::new())).collect();
     ContainerCreateBody {
-        image: Some(image.to_string()),
+        image: Some(run.image.to_string()),
         cmd: (!run.arguments.is_empty()).then(|| run.arguments.clone()),
         env: Some(run.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: run.user.clone(),

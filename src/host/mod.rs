@@ -6,6 +6,7 @@
 //! 4. [`status`] and [`readiness`] say what runs; [`call_home`] tells the rack server.
 
 pub mod abandon;
+pub mod absent;
 pub mod boot;
 pub mod call_home;
 pub mod config;
@@ -18,7 +19,6 @@ pub mod newest;
 pub mod phases;
 pub mod places;
 pub mod pods;
-pub mod prepare;
 pub mod readiness;
 pub mod records;
 pub mod revision;

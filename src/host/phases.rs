@@ -5,12 +5,13 @@
 //! 3. record it, on the disk; a cut between 2 and 3 runs it again, which phases must bear;
 //! 4. start the pods that waited for this one last.
 //!
-//! The first failure ends it: later phases build on earlier ones, and the pods that wait stay out.
+//! The first failure ends it: later phases build on earlier ones, and the pods that wait stay out. A phase whose image is not
+//! there is no failure of the others: it waits, and what needs it.
 
 use std::time::Duration;
 
 use crate::docker::{Docker, DockerError};
-use crate::host::boot::plan::{BootPlan, Decision, PlannedPhase, needed_pods};
+use crate::host::boot::plan::{BootPlan, Decision, KeptOut, PlannedPhase, needed_pods};
 use crate::model::{PhaseRecord, Progress};
 
 use super::boot::{BootError, Release};
@@ -86,6 +87,8 @@ pub struct PhasesDone {
     pub started: Vec<String>,
     /// Phases that wait for a confirm.
     pub waiting: Vec<String>,
+    /// What waits for images that Docker does not have.
+    pub kept_out: KeptOut,
 }
 
 /// Runs everything that `plan` says is due.
@@ -94,11 +97,14 @@ pub fn run_phases(
     release: &Release,
     places: &Places,
     plan: &BootPlan,
+    kept_out: KeptOut,
     progress: &dyn Progress,
 ) -> Result<PhasesDone, BootError> {
-    let mut done = PhasesDone::default();
+    let mut done = PhasesDone { kept_out, ..PhasesDone::default() };
     let mut waiting = plan.pods.clone();
-    for planned in &plan.phases {
+    waiting.retain(|pod| !done.kept_out.pods.contains_key(&pod.name));
+    let due = plan.phases.iter().filter(|planned| !done.kept_out.phases.contains_key(&planned.phase.id));
+    for planned in due.collect::<Vec<_>>() {
         match planned.decision {
             Decision::Run => {
                 progress.begin(&format!("phase {}", planned.phase.id), None);
@@ -113,7 +119,7 @@ pub fn run_phases(
             let waited = !pod.waits_for.is_empty();
             pod.waits_for.retain(|phase| *phase != planned.phase.id);
             if waited && pod.waits_for.is_empty() {
-                release.start_pod(docker, &pod.name, places)?;
+                release.start_pod(&pod.name, places)?;
                 tracing::info!(pod = pod.name, "started");
                 done.started.push(pod.name.clone());
             }

@@ -125,13 +125,8 @@ impl PodFile {
         self.host_paths().map(PathBuf::from).filter(|path| path.starts_with(&config)).collect()
     }
 
-    /// What kubelet is to run, with everything pinned; `id_of` gives Docker's Id of an image that is there.
-    pub fn render(
-        &self,
-        pins: &PinSet,
-        places: &Places,
-        id_of: &dyn Fn(Digest) -> Digest,
-    ) -> Result<String, PodError> {
+    /// What kubelet is to run, with everything pinned.
+    pub fn render(&self, pins: &PinSet, places: &Places) -> Result<String, PodError> {
         let directories: Vec<PathBuf> =
             self.config_directories().iter().map(|path| places.resolve(path)).collect();
         let hash = hash_directories(&directories)?;
@@ -141,8 +136,7 @@ impl PodFile {
             for container in containers.into_iter().flatten() {
                 let text = |key: &str| container[key].as_str().unwrap_or_default().to_owned();
                 let (name, image) = (text("name"), text("image"));
-                let pinned = self.pinned(&name, &image, pins)?;
-                container["image"] = id_of(pinned).to_string().into();
+                container["image"] = self.pinned(&name, &image, pins)?.to_string().into();
                 container["imagePullPolicy"] = "Never".into();
             }
         }
@@ -301,10 +295,6 @@ spec:
     - {name: scratch, emptyDir: {}}
 "#;
 
-    fn as_pinned(config: Digest) -> Digest {
-        config
-    }
-
     fn pins() -> PinSet {
         let image = |name: &str| PinnedImage {
             reference: name.to_owned(),
@@ -324,7 +314,7 @@ spec:
         std::fs::create_dir_all(&config).unwrap();
         std::fs::write(config.join("keystone.conf"), "a").unwrap();
         let pod = parse_pod(POD, Path::new("keystone.yaml")).unwrap();
-        let rendered = pod.render(&pins(), &places, &as_pinned).unwrap();
+        let rendered = pod.render(&pins(), &places).unwrap();
         let value: Value = serde_json::from_str(&rendered).unwrap();
         let container = &value["spec"]["containers"][0];
         assert_eq!(container["image"], Digest::of(b"keystone").to_string());
@@ -333,21 +323,13 @@ spec:
         assert_eq!(value["spec"]["someNewField"]["kept"], "0644");
         std::fs::write(config.join("keystone.conf"), "b").unwrap();
         assert_ne!(
-            pod.render(&pins(), &places, &as_pinned).unwrap(),
+            pod.render(&pins(), &places).unwrap(),
             rendered,
             "the configuration is in the pod's bytes"
         );
-        // Where Docker has its own names for images, kubelet is told those.
-        let named =
-            pod.render(&pins(), &places, &|config| Digest::of(config.to_string().as_bytes())).unwrap();
-        let id = Digest::of(Digest::of(b"keystone").to_string().as_bytes());
-        assert!(named.contains(&format!("\"image\": \"{id}\"")), "{named}");
         // Rendered once more, from what was rendered.
         let again = parse_pod(&rendered, Path::new("keystone.json")).unwrap();
-        assert_eq!(
-            again.render(&pins(), &places, &as_pinned).unwrap(),
-            pod.render(&pins(), &places, &as_pinned).unwrap()
-        );
+        assert_eq!(again.render(&pins(), &places).unwrap(), pod.render(&pins(), &places).unwrap());
         assert_eq!(again.pinned_containers(&pins()).unwrap()[0].1, "keystone");
     }
 
@@ -361,7 +343,7 @@ spec:
             assert!(error.starts_with("pod k.yaml: ") && error.contains(problem), "{error}");
         }
         let pod = parse_pod(&POD.replace("image: tools", "image: other"), Path::new("k.yaml")).unwrap();
-        let error = pod.render(&pins(), &Places::below(Path::new("/nowhere")), &as_pinned).unwrap_err();
+        let error = pod.render(&pins(), &Places::below(Path::new("/nowhere"))).unwrap_err();
         assert_eq!(
             error.to_string(),
             "pod keystone: container first runs other, which is not in the pin set"

@@ -4,14 +4,15 @@
 //! 2. mount what the deployments pin, and what refs keep for containers of releases that are no deployment any more;
 //! 3. write the records of images whose layers are all mounted.
 //!
-//! No content is read or copied. An image that cannot be recorded keeps no other away: [`boot`](super::boot) brings it to
-//! Docker out of the release's files, as it does for releases without trees.
+//! No content is read or copied. An image that cannot be recorded keeps no other away: [`absent`] tells [`boot`](super::boot)
+//! why its pods have to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::docker::orphans::OrphanError;
-use crate::docker::records::{MountedLayer, RecordError, RecordFault, Recorded, RecordedImage, Records};
+use crate::docker::records::{
+    HeldError, MountedLayer, RecordError, RecordFault, Recorded, RecordedImage, Records,
+};
 use crate::docker::tag_of;
 use crate::formats::image::layer_image::TREE;
 use crate::formats::image::store::ImageStore;
@@ -21,6 +22,9 @@ use crate::model::{Commit, Deployment, Digest, ObjectKind, ObjectName, RELEASE_D
 use crate::ostree::repo::{Repo, RepoError};
 use crate::ostree::sysroot::Sysroot;
 use crate::rim::layers::{Attempt, Layers, LayersError, Source};
+
+/// Why an image of a release that an older rackstep composed cannot run.
+const NO_TREE: &str = "the release was composed by an older rackstep, without the tree";
 
 /// Refs that keep the objects of mounted layers, by commit.
 pub const MOUNTED_REFS: &str = "rackstep/mounted/";
@@ -54,7 +58,7 @@ pub enum RecordsError {
 impl RecordsError {
     /// True when a daemon runs on Docker's store, so that nothing can be written.
     pub fn is_docker_running(&self) -> bool {
-        matches!(self, Self::Records(RecordError::Store(OrphanError::Running { .. })))
+        matches!(self, Self::Records(RecordError::Store(HeldError::Running { .. })))
     }
 }
 
@@ -106,10 +110,10 @@ pub struct RecordsDone {
     pub failed: Vec<(Digest, LayersError)>,
     /// Docker's records.
     pub recorded: Recorded,
-    /// Images of releases that were made without trees.
-    pub without_trees: usize,
-    /// Images, or releases, whose description cannot be read, and why.
-    pub skipped: Vec<(String, String)>,
+    /// Releases whose pins cannot be read, and why.
+    pub unread: Vec<(Commit, String)>,
+    /// Pinned images that Docker will not have, by config digest, and why.
+    pub absent: BTreeMap<Digest, String>,
 }
 
 /// What the releases of this host want mounted and recorded.
@@ -118,10 +122,11 @@ struct Wanted {
     /// Directories of layers in a release.
     sources: BTreeMap<Digest, PathBuf>,
     images: BTreeMap<Digest, RecordedImage>,
-    without_trees: usize,
     /// Commits with at least one layer.
     commits: Vec<Commit>,
-    skipped: Vec<(String, String)>,
+    unread: Vec<(Commit, String)>,
+    /// Images that cannot be wanted, and why.
+    absent: BTreeMap<Digest, String>,
 }
 
 impl Wanted {
@@ -133,7 +138,7 @@ impl Wanted {
                 Ok(Some(pins)) => wanted.add(release, &pins),
                 Ok(None) => {}
                 Err(error) => {
-                    wanted.skipped.push((format!("release {}", release.commit), in_one_line(&error)));
+                    wanted.unread.push((release.commit, in_one_line(&error)));
                 }
             }
         }
@@ -143,14 +148,15 @@ impl Wanted {
     fn add(&mut self, release: &CheckedOut, pins: &ReleasePins) {
         let store = ImageStore::new(release.files.join("images"));
         for (name, image) in pins.images() {
-            if !store.has_trees(image) {
-                self.without_trees += 1;
+            if let Some(layer) = store.layer_without_tree(image) {
+                let why = format!("{NO_TREE} of layer {}", layer.diff_id);
+                self.absent.insert(image.config, why);
                 continue;
             }
             let config = match store.image(&image.config) {
                 Ok(description) => description.config,
                 Err(error) => {
-                    self.skipped.push((name.to_owned(), in_one_line(&error)));
+                    self.absent.insert(image.config, in_one_line(&error));
                     continue;
                 }
             };
@@ -195,13 +201,35 @@ pub fn write_records(releases: &[CheckedOut], places: &RecordPlaces) -> Result<R
     to_mount.extend(kept_for_containers(&repo, releases, &wanted.sources)?);
     let (mounted, failed) = outcomes(layers.mount(&to_mount)?);
     let there = wanted.mounted(&layers)?;
-    let Wanted { images, without_trees, skipped, .. } = wanted;
+    let Wanted { images, unread, mut absent, .. } = wanted;
     let images: Vec<RecordedImage> = images.into_values().collect();
     let recorded = places.records().write(&images, &there)?;
-    Ok(RecordsDone { mounted, failed, recorded, without_trees, skipped })
+    for (image, layer) in &recorded.incomplete {
+        let chains = images.iter().filter(|wanted| wanted.image.config == *image);
+        let chain = chains.flat_map(|wanted| {
+            let image = &wanted.image;
+            image
+                .layers
+                .iter()
+                .zip(image.chains())
+                .find(|(of, _)| of.diff_id == *layer)
+                .map(|(_, chain)| chain)
+        });
+        let unmounted = failed.iter().find(|(of, _)| of == layer).map(|(_, error)| in_one_line(error));
+        let unrecorded = || {
+            recorded
+                .failed
+                .iter()
+                .find(|(of, _)| chain.clone().any(|chain| chain == *of))
+                .map(|(_, why)| why.clone())
+        };
+        let why = unmounted.or_else(unrecorded).unwrap_or_else(|| format!("layer {layer} is not mounted"));
+        absent.insert(*image, why);
+    }
+    Ok(RecordsDone { mounted, failed, recorded, unread, absent })
 }
 
-/// What is wrong with mounts and records of the releases' images; Docker may run. Images without trees are none of this.
+/// What is wrong with mounts and records of the releases' images; Docker may run.
 pub fn check_records(
     releases: &[CheckedOut],
     places: &RecordPlaces,
@@ -209,7 +237,10 @@ pub fn check_records(
     let wanted = Wanted::of(releases);
     let mounted = wanted.mounted(&places.mounts())?;
     let images: Vec<RecordedImage> = wanted.images.into_values().collect();
-    Ok(places.records().check(&images, &mounted)?)
+    let mut faults = places.records().check(&images, &mounted)?;
+    let absent = wanted.absent.into_iter();
+    faults.extend(absent.map(|(image, problem)| RecordFault { image, layer: None, problem }));
+    Ok(faults)
 }
 
 /// Mounts what is not mounted, and mounts `anew` what is: containers that run keep the old one until they end. Docker may

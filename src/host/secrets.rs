@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use crate::model::{SecretKind, SecretSet};
@@ -66,13 +65,12 @@ pub fn ensure_secrets(directory: &Path, set: &SecretSet) -> Result<(Secrets, usi
 }
 
 fn generate_password() -> io::Result<String> {
-    let mut random = File::open("/dev/urandom")?;
     let mut password = String::new();
     // Bytes beyond the last whole alphabet would favour its first letters.
     let usable = 256 - 256 % ALPHABET.len();
     let mut byte = [0];
     while password.len() < PASSWORD_LENGTH {
-        random.read_exact(&mut byte)?;
+        getrandom::fill(&mut byte)?;
         let value = usize::from(byte[0]);
         if value < usable {
             password.push(char::from(ALPHABET[value % ALPHABET.len()]));

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::formats::image::store::ImageStore;
 use crate::host::boot::plan::plan_boot;
-use crate::model::{Commit, PhaseJournal};
+use crate::model::{Commit, Digest, PhaseJournal};
 use crate::release::manifest::read::is_entry_name;
 use crate::release::manifest::references;
 
@@ -39,6 +40,17 @@ pub enum StartError {
         /// As written.
         path: String,
     },
+    /// An older rackstep composed it.
+    #[error(
+        "image {image} has no tree of layer {layer}: the release was composed by a rackstep whose hosts imported images; \
+         compose it again with this one"
+    )]
+    NoTree {
+        /// Name in the pin set.
+        image: String,
+        /// Its diff-id.
+        layer: Digest,
+    },
 }
 
 impl From<BootError> for StartError {
@@ -56,6 +68,7 @@ pub fn require_startable(directory: &Path, commit: Commit) -> Result<(), StartEr
     let plan = plan_boot(&release.phases, pins, &pods, release.info.created, false, &journal)
         .map_err(|source| BootError::Plan { commit, source })?;
     require_names(&release)?;
+    require_trees(directory, &release)?;
     let secrets = release.secrets.secrets.keys().map(String::as_str).collect();
     let config = directory.join("config");
     if config.is_dir() {
@@ -64,7 +77,7 @@ pub fn require_startable(directory: &Path, commit: Commit) -> Result<(), StartEr
     // A place that does not exist: rendering looks at configuration only to notice changes of it.
     let nowhere = Places::below(Path::new("/nonexistent"));
     for (name, pod) in &release.pods {
-        pod.render(pins, &nowhere, &|config| config).map_err(BootError::from)?;
+        pod.render(pins, &nowhere).map_err(BootError::from)?;
         pod.pinned_containers(pins).map_err(BootError::from)?;
         let run = Path::new(RUN).join("config");
         for path in pod.host_paths() {
@@ -77,6 +90,17 @@ pub fn require_startable(directory: &Path, commit: Commit) -> Result<(), StartEr
     for planned in &plan.phases {
         if let Some(pod) = release.pods.get(&planned.phase.pod) {
             pod.render_phase(&planned.phase, planned.image, commit, &nowhere).map_err(BootError::from)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hosts mount layers and import nothing.
+fn require_trees(directory: &Path, release: &Release) -> Result<(), StartError> {
+    let store = ImageStore::new(directory.join("images"));
+    for (name, image) in release.pins.images() {
+        if let Some(layer) = store.layer_without_tree(image) {
+            return Err(StartError::NoTree { image: name.to_owned(), layer: layer.diff_id });
         }
     }
     Ok(())

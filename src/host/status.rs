@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::docker::{Docker, DockerError};
+use crate::host::absent;
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
 use crate::host::newest::read_newest;
+use crate::host::places::Places;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
@@ -50,6 +52,8 @@ pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestS
 pub fn observe_status(
     sysroot: &Sysroot,
     docker: Option<&Docker>,
+    docker_root: &Path,
+    places: &Places,
     config: Option<&HostConfig>,
     newest: Option<NewestStatus>,
 ) -> Result<Status, StatusError> {
@@ -75,13 +79,21 @@ pub fn observe_status(
         (Some(docker), Some(booted)) => observe_services(docker, &sysroot.release_dir(booted))?,
         _ => Vec::new(),
     };
+    let mut waiting = waiting(&deployments);
+    if let (Some(docker), Some(booted)) = (docker, booted)
+        && let Some(pins) = read_pins(sysroot, booted)?
+    {
+        let absent = absent::observe(docker, docker_root, &pins, places)?.into_iter();
+        waiting
+            .extend(absent.map(|(image, why)| format!("pods of image {image}: it is not in docker: {why}")));
+    }
     Ok(Status {
         format: STATUS_FORMAT,
         host: config.map(identity::name_of),
         newest,
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),
-        waiting: waiting(&deployments),
+        waiting,
         deployments: entries,
         services,
     })

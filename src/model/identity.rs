@@ -8,6 +8,8 @@
 //!
 //! What vendors leave in place of an identity is none: it would be the name of every machine of that kind.
 
+use uuid::Uuid;
+
 /// Words that vendors leave in place of a serial number, in the spelling of [`normal_text`].
 const STOCK_WORDS: [&str; 30] = [
     "none",
@@ -56,42 +58,25 @@ const STOCK_UUIDS: [&str; 8] = [
 
 /// A UUID in lower case with dashes; `None`: it is not one.
 pub fn normal_uuid(text: &str) -> Option<String> {
-    let text = text.trim().to_ascii_lowercase();
-    let text = text.strip_prefix("urn:uuid:").unwrap_or(&text);
-    let text = text.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(text);
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    if digits.len() != 32 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
-        return None;
-    }
-    Some([&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-"))
+    parse_uuid(text).map(|uuid| uuid.to_string())
 }
 
-/// The same UUID as firmware shows it that takes its first three fields for the other byte order.
-fn swapped(uuid: &str) -> String {
-    let turn = |field: &str| -> String {
-        let pairs: Vec<&str> =
-            field.as_bytes().chunks(2).filter_map(|pair| str::from_utf8(pair).ok()).collect();
-        pairs.into_iter().rev().collect()
-    };
-    uuid.split('-')
-        .enumerate()
-        .map(|(at, field)| if at < 3 { turn(field) } else { field.to_owned() })
-        .collect::<Vec<_>>()
-        .join("-")
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text.trim().to_ascii_lowercase().as_str()).ok()
 }
 
 /// A UUID as it is compared: the same text for both byte orders; `None`: not a UUID, or one that many boards have.
 pub fn machine_uuid(text: &str) -> Option<String> {
-    let uuid = normal_uuid(text)?;
-    let mut kinds: Vec<char> = uuid.chars().filter(|c| *c != '-').collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let other = swapped(&uuid);
+    let uuid = parse_uuid(text)?;
+    let both = [uuid.to_string(), Uuid::from_bytes_le(*uuid.as_bytes()).to_string()];
+    let mut digits = both[0].chars().filter(|c| *c != '-');
+    let first = digits.next();
     // All zeros, all ones, one digit over and over.
-    if kinds.len() == 1 || STOCK_UUIDS.contains(&uuid.as_str()) || STOCK_UUIDS.contains(&other.as_str()) {
+    if digits.all(|digit| Some(digit) == first) || both.iter().any(|one| STOCK_UUIDS.contains(&one.as_str()))
+    {
         return None;
     }
-    Some(uuid.min(other))
+    both.into_iter().min()
 }
 
 /// A text as it is compared: lower case, blanks at the ends gone, runs of blanks and `+` one blank.

@@ -116,7 +116,7 @@ impl SecretKey {
     /// Makes a new key from the kernel's random numbers.
     pub fn generate() -> io::Result<Self> {
         let mut seed = [0; 32];
-        io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut seed)?;
+        getrandom::fill(&mut seed)?;
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 

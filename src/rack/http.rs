@@ -460,11 +460,8 @@ fn tell_inventory(inventory: &Inventory) -> String {
 
 /// 128 bits from the kernel.
 fn new_secret() -> Result<String, RackError> {
-    use std::io::Read as _;
     let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .map_err(RackError::io("making a secret"))?;
+    getrandom::fill(&mut bytes).map_err(|error| RackError::io("making a secret")(error.into()))?;
     Ok(hex::encode(bytes))
 }
 

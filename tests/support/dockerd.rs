@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rackstep::docker::{Docker, StoreKind};
-use rackstep::model::Digest;
+use rackstep::formats::image::store::ImageStore;
+use rackstep::formats::image::{Limits, Ownership, source};
+use rackstep::model::PinnedImage;
 
 /// Runs tests, functions of a `StoreKind`, on both of Docker's image stores.
 #[allow(unused_macros)]
@@ -206,26 +208,20 @@ impl Dockerd {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// Files named `name` in the layers of its store.
-    pub fn stored_files(&self, name: &str) -> Vec<PathBuf> {
-        let (layers, files) = match self.kind {
-            StoreKind::Classic => (self.data_root().join("overlay2"), "diff"),
-            StoreKind::Containerd => {
-                (self.root.path().join("containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"), "fs")
-            }
-        };
-        walkdir::WalkDir::new(layers)
-            .into_iter()
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_type().is_file() && entry.file_name() == name)
-            .map(walkdir::DirEntry::into_path)
-            .filter(|path| path.components().any(|part| part.as_os_str() == files))
-            .collect()
-    }
-
-    /// The file of a blob in its containerd store.
-    pub fn blob(&self, digest: Digest) -> PathBuf {
-        self.root.path().join("containerd/io.containerd.content.v1.content/blobs/sha256").join(digest.hex())
+    /// Whether the image can be saved, and is the pinned one: every layer's digest is looked at.
+    pub fn reads_back(&self, image: &PinnedImage) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = dir.path().join("saved");
+        fs::create_dir(&saved).unwrap();
+        if self.connect().save(image.config, &saved, &|_| false).is_err() {
+            return false;
+        }
+        let limits = Limits::default();
+        let store = ImageStore::new(dir.path().join("store"));
+        fs::create_dir(store.dir()).unwrap();
+        let mut saved = source::open(&saved, None, &limits).unwrap();
+        let added = store.add(saved.as_mut(), "saved", Ownership::Apply, &limits);
+        added.is_ok_and(|added| (added.config, &added.layers) == (image.config, &image.layers))
     }
 }
 

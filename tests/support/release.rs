@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rackstep::formats::image::source::{ImageSource, SourceError, SourceImage};
 use rackstep::formats::image::store::ImageStore;
@@ -36,10 +36,8 @@ pub struct Recipe {
     pub kernel: usize,
     /// Bytes of incompressible content in the service's own layer.
     pub layer: usize,
-    /// Is a file of the service's own layer changed after the images were pinned?
-    pub wrong_layer: bool,
-    /// Can its layers be mounted?
-    pub trees: bool,
+    /// Was it composed by a rackstep whose hosts imported images?
+    pub without_trees: bool,
     /// Versions that it upgrades from; none: any.
     pub upgrade_from: Vec<String>,
     /// A file of the release that is left out, so that no host could start it.
@@ -53,8 +51,7 @@ impl Recipe {
             tree: 1 << 20,
             kernel: 4 << 10,
             layer: 64 << 10,
-            wrong_layer: false,
-            trees: false,
+            without_trees: false,
             upgrade_from: vec![],
             missing: None,
         }
@@ -152,17 +149,10 @@ fn write_tree(root: &Path, recipe: &Recipe, version: &str) -> Vec<(String, Pinne
             store.add(&mut Layers(layers), &reference, Ownership::Apply, &Limits::default()).unwrap();
         images.push((name.to_owned(), pinned));
     }
-    if recipe.trees {
+    if !recipe.without_trees {
         for layer in images.iter().flat_map(|(_, image)| &image.layers) {
             ensure_layer_tree(&store.layer_dir(layer.diff_id)).unwrap();
         }
-    }
-    if recipe.wrong_layer {
-        let layer = images[1].1.layers[1].diff_id;
-        let file = find_content(&store.layer_dir(layer), &own);
-        let mut wrong = own;
-        wrong[0] ^= 1;
-        fs::write(file, wrong).unwrap();
     }
     let write = |name: &str, value: serde_json::Value| {
         write(format!("usr/lib/rackstep/{name}"), value.to_string().as_bytes())
@@ -211,11 +201,6 @@ impl ImageSource for Layers {
     fn open_layer(&mut self, index: usize) -> Result<Box<dyn Read + Send + '_>, SourceError> {
         Ok(Box::new(self.0[index].as_slice()))
     }
-}
-
-fn find_content(dir: &Path, bytes: &[u8]) -> PathBuf {
-    let files = walkdir::WalkDir::new(dir).into_iter().map(|entry| entry.unwrap().into_path());
-    files.filter(|path| path.is_file()).find(|path| fs::read(path).unwrap() == bytes).unwrap()
 }
 
 /// Bytes that do not compress and differ by `seed`.

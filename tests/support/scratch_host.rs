@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rackstep::formats::image::store::ImageStore;
-use rackstep::host::prepare::prepare_images;
 use rackstep::model::progress::Silent;
 use rackstep::model::{Commit, ReleasePins};
 use rackstep::ostree::repo::Repo;
 use rackstep::ostree::signature::PublicKey;
 use rackstep::ostree::sysroot::Sysroot;
 use rackstep::release::pull::{PullRequest, pull};
+use rackstep::rim::layers::Layers;
 use serde_json::json;
 
 use crate::dockerd::Dockerd;
@@ -115,11 +115,6 @@ impl ScratchHost {
         });
         fs::create_dir_all(checkout.join("etc/rackstep")).unwrap();
         fs::write(checkout.join("etc/rackstep/host.json"), config.to_string()).unwrap();
-        let (store, pins) = release_at(&checkout, released.commit);
-        // Others are mounted before Docker starts.
-        if !pins.images().all(|(_, image)| store.has_trees(image)) {
-            prepare_images(&docker.connect(), &store, &pins, &Silent).unwrap();
-        }
         let host = Self { _dir: dir, sysroot, docker };
         host.assert_bootable(&[released.commit]);
         host
@@ -150,7 +145,8 @@ impl ScratchHost {
 
     fn command(&self, docker: &str, verb: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rackstep"));
-        command.arg(verb).arg("--sysroot").arg(&self.sysroot).args(["--docker-host", docker]).args(arguments);
+        command.arg(verb).arg("--sysroot").arg(&self.sysroot).args(["--docker-host", docker]);
+        command.arg("--docker-root").arg(self.docker.data_root()).args(arguments);
         command
     }
 
@@ -212,30 +208,35 @@ impl ScratchHost {
         found.into_iter().map(|(_, commit, checkout)| (commit, checkout)).collect()
     }
 
-    /// **The invariant**: exactly `expected` is bootable, in that order, and every image that any of it pins is in Docker
-    /// and reads back as pinned, or can be mounted from objects that are good.
+    /// **The invariant**: exactly `expected` is bootable, in that order, every object of it is good, and every image that any
+    /// of it pins can be mounted.
     #[track_caller]
     pub fn assert_bootable(&self, expected: &[Commit]) {
         let bootable = self.bootable();
         let commits: Vec<Commit> = bootable.iter().map(|(commit, _)| *commit).collect();
         assert_eq!(commits, expected);
-        let docker = self.docker.connect();
+        let repo = Repo::open(&self.sysroot.join("ostree/repo")).unwrap();
         for (commit, checkout) in bootable {
             let (store, pins) = release_at(&checkout, commit);
-            if pins.images().all(|(_, image)| store.has_trees(image)) {
-                let repo = Repo::open(&self.sysroot.join("ostree/repo")).unwrap();
-                let _ = repo.verify_release(commit, &Silent).unwrap();
-                continue;
-            }
-            for (_, image) in pins.images() {
-                let id = docker.id_of(image.config).unwrap().unwrap();
-                self.docker.client(&["image", "inspect", &id.to_string()]).unwrap();
-            }
-            let _ = docker.verify_release(&pins, &Silent).unwrap();
+            assert!(pins.images().all(|(_, image)| store.layer_without_tree(image).is_none()));
+            let _ = repo.verify_release(commit, &Silent).unwrap();
         }
     }
 
-    /// Config digests of all images in Docker, and Ids of those that are not ours.
+    /// What rackstep-records.service does between two runs of Docker.
+    pub fn reboot_docker(&mut self) -> Ran {
+        self.docker.stop();
+        let ran = self.run("boot", &["--records"]);
+        self.docker.run();
+        ran
+    }
+
+    /// Layers that are mounted.
+    pub fn layers(&self) -> Layers {
+        Layers::new(self.sysroot.join("run/rackstep/layers"), &self.sysroot.join("ostree/repo"))
+    }
+
+    /// Ids of all images in Docker.
     pub fn images(&self) -> Vec<String> {
         self.docker.connect().observe_images().unwrap().keys().map(ToString::to_string).collect()
     }
@@ -272,6 +273,16 @@ impl ScratchHost {
         let output = Command::new("ostree").args(["fsck", "--all", &repo]).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    }
+}
+
+impl Drop for ScratchHost {
+    fn drop(&mut self) {
+        self.docker.stop();
+        let layers = self.layers();
+        for layer in layers.mounted().unwrap_or_default() {
+            let _ = layers.unmount(layer);
+        }
     }
 }
 

@@ -9,19 +9,14 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use rackstep::docker::{ArchiveError, ImageArchive};
 use rackstep::formats::image::spec;
-use rackstep::model::{Digest, PinSet, PinnedImage, PinnedLayer, ReleasePins};
+use rackstep::model::{Digest, PinnedImage, PinnedLayer};
 
 /// Images by config digest, and their layers by diff-id.
 #[derive(Default)]
 pub struct TinyImages {
     configs: BTreeMap<Digest, Vec<u8>>,
     layers: BTreeMap<Digest, Vec<u8>>,
-    /// Layers handed out instead of the right ones.
-    pub lies: BTreeMap<Digest, Vec<u8>>,
-    /// Digests of the layers whose content was written, in order.
-    pub sent: std::sync::Mutex<Vec<Digest>>,
 }
 
 impl TinyImages {
@@ -55,19 +50,19 @@ impl TinyImages {
         self.configs[&image.config].clone()
     }
 
-    /// Gives the list of layers sent so far, and forgets it.
-    pub fn take_sent(&self) -> Vec<Digest> {
-        std::mem::take(&mut self.sent.lock().unwrap())
-    }
-}
-
-impl ImageArchive for TinyImages {
-    fn write_archive(
+    /// Brings an image to the Docker of `client`, as `docker load` does.
+    pub fn load(
         &self,
-        images: &[&PinnedImage],
-        skip: &BTreeSet<Digest>,
-        out: &mut dyn Write,
-    ) -> Result<(), ArchiveError> {
+        client: impl Fn(&[&str]) -> Result<String, String>,
+        image: &PinnedImage,
+    ) -> Result<(), String> {
+        let archive = tempfile::NamedTempFile::new().unwrap();
+        self.write_archive(image, &mut archive.as_file()).unwrap();
+        client(&["load", "-i", archive.path().to_str().unwrap()]).map(drop)
+    }
+
+    /// Writes an image as an archive that `docker load` and skopeo read.
+    pub fn write_archive(&self, image: &PinnedImage, out: &mut dyn Write) -> std::io::Result<()> {
         let mut archive = tar::Builder::new(out);
         let mut put = |name: &str, bytes: &[u8]| {
             let mut header = tar::Header::new_gnu();
@@ -75,34 +70,30 @@ impl ImageArchive for TinyImages {
             header.set_mode(0o644);
             archive.append_data(&mut header, name, bytes)
         };
-        let (mut list, mut index) = (Vec::new(), Vec::new());
-        let mut written = BTreeSet::new();
         let name_of = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
-        for image in images {
-            for (layer, chain) in image.layers.iter().zip(image.chains()) {
-                if skip.contains(&chain) || !written.insert(layer.diff_id) {
-                    continue;
-                }
-                let content = self.lies.get(&layer.diff_id).or(self.layers.get(&layer.diff_id));
-                let content = content.ok_or_else(|| format!("no layer {}", layer.diff_id))?;
-                self.sent.lock().unwrap().push(layer.diff_id);
-                put(&name_of(layer.diff_id), content)?;
-            }
-            let config = self.configs.get(&image.config).ok_or("no config")?;
-            put(&name_of(image.config), config)?;
-            let manifest = spec::render_plain_manifest(image.config, config.len() as u64, &image.layers);
-            put(&name_of(Digest::of(&manifest)), &manifest)?;
-            index.push(spec::plain_manifest_descriptor(&manifest, None));
-            let layers: Vec<String> = image.layers.iter().map(|layer| name_of(layer.diff_id)).collect();
-            list.push(serde_json::json!({
-                "Config": name_of(image.config), "RepoTags": null, "Layers": layers,
-            }));
+        let diff_ids: BTreeSet<Digest> = image.layers.iter().map(|layer| layer.diff_id).collect();
+        for diff_id in diff_ids {
+            put(&name_of(diff_id), &self.layers[&diff_id])?;
         }
+        let config = &self.configs[&image.config];
+        put(&name_of(image.config), config)?;
+        let manifest = spec::render_plain_manifest(image.config, config.len() as u64, &image.layers);
+        put(&name_of(Digest::of(&manifest)), &manifest)?;
+        let descriptor = serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": Digest::of(&manifest), "size": manifest.len(),
+            "platform": { "architecture": "amd64", "os": "linux" },
+        });
+        let index = serde_json::json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [descriptor],
+        });
+        let layers: Vec<String> = image.layers.iter().map(|layer| name_of(layer.diff_id)).collect();
+        let list =
+            serde_json::json!([{ "Config": name_of(image.config), "RepoTags": null, "Layers": layers }]);
         put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        put("index.json", &spec::render_index(&index))?;
-        put("manifest.json", serde_json::Value::from(list).to_string().as_bytes())?;
-        archive.finish()?;
-        Ok(())
+        put("index.json", index.to_string().as_bytes())?;
+        put("manifest.json", list.to_string().as_bytes())?;
+        archive.finish()
     }
 }
 
@@ -132,14 +123,6 @@ pub fn shell_layer(programs: &[&str]) -> Vec<u8> {
         .map(|path| (path.trim_start_matches('/').to_owned(), std::fs::read(Path::new(&path)).unwrap()))
         .collect();
     layer(&files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect::<Vec<_>>())
-}
-
-/// The pin set of a release that has these images, as its commit would hold it.
-pub fn release(digit: char, images: &[(&str, &PinnedImage)]) -> ReleasePins {
-    let commit = String::from(digit).repeat(64).parse().unwrap();
-    let images = images.iter().map(|(name, image)| ((*name).to_owned(), (*image).clone())).collect();
-    let json = serde_json::to_vec(&PinSet { format: 1, images }).unwrap();
-    ReleasePins::parse(commit, &json).unwrap()
 }
 
 /// Bytes that do not compress, so that a flipped one is surely in a file of its own.

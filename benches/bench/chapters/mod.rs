@@ -2,8 +2,8 @@
 
 mod bytes;
 mod commit;
-mod import;
 mod memory;
+mod mounts;
 mod session;
 mod sizes;
 mod transport;
@@ -20,7 +20,7 @@ type Act = fn(&mut Session) -> Outcome<Vec<Row>>;
 const CHAPTERS: [(&str, Act); 6] = [
     ("commit", commit::run),
     ("bytes", bytes::run),
-    ("import", import::run),
+    ("mounts", mounts::run),
     ("sizes", sizes::run),
     ("transport", transport::run),
     ("memory", memory::run),

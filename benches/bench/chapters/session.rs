@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::mounts::{archive, sum};
 use crate::images::{self, Edition};
 use crate::measure::{self, Measured};
 use crate::peers::{Dockerd, Nginx, Registry};
@@ -39,6 +40,10 @@ pub struct Session<'b> {
     docker_pulls: Option<[Download; 2]>,
     host_pulls: Option<[Download; 2]>,
     peer_docker: Option<Dockerd>,
+    host_docker: Option<Dockerd>,
+    host_records: Option<Measured>,
+    loaded_docker: Option<Dockerd>,
+    docker_loads: Option<Measured>,
 }
 
 impl<'b> Session<'b> {
@@ -57,6 +62,10 @@ impl<'b> Session<'b> {
             docker_pulls: None,
             host_pulls: None,
             peer_docker: None,
+            host_docker: None,
+            host_records: None,
+            loaded_docker: None,
+            docker_loads: None,
         }
     }
 
@@ -232,9 +241,68 @@ impl<'b> Session<'b> {
         self.peer(&format!("docker pull {name} of {}", edition.name()), &mut command)
     }
 
+    /// What a host of release A does before Docker starts, when nothing is mounted and Docker has no image.
+    pub fn host_records(&mut self) -> Outcome<Measured> {
+        if let Some(records) = &self.host_records {
+            return Ok(records.clone());
+        }
+        self.pulls()?;
+        let [a, _] = self.commits()?;
+        let commit = a.text("commit").to_owned();
+        let (repo, layers, files) =
+            (text(&self.dir("host-ours")), text(&self.dir("layers")), text(&self.releases[0].dir()));
+        let mut docker = Dockerd::start(self.bench, "docker-host")?;
+        let mut records = None;
+        docker.restart(|data| {
+            records = Some(self.step(&["records", &repo, &layers, &text(data), &commit, &files])?);
+            Ok(())
+        })?;
+        self.host_docker = Some(docker);
+        let records = records.ok_or("no records")?;
+        self.host_records = Some(records.clone());
+        Ok(records)
+    }
+
+    /// The Docker of a host whose images are mounted.
+    pub fn host_docker(&self) -> Outcome<&Dockerd> {
+        self.host_docker.as_ref().ok_or_else(|| "the host's Docker does not run".into())
+    }
+
+    /// All images of release A loaded, one after the other.
+    pub fn docker_loads(&mut self) -> Outcome<Measured> {
+        if let Some(loads) = &self.docker_loads {
+            return Ok(loads.clone());
+        }
+        let docker = Dockerd::start(self.bench, "docker-loaded")?;
+        let mut loads = Vec::new();
+        for name in images::names(self.bench) {
+            let archive = archive(self, name)?;
+            let mut load = docker.client(&["load", "--quiet", "-i", &text(&archive)]);
+            loads.push(self.peer(&format!("docker load {name}"), &mut load)?);
+            fs::remove_file(archive)?;
+        }
+        self.loaded_docker = Some(docker);
+        let loads = sum("docker load", &loads);
+        self.docker_loads = Some(loads.clone());
+        Ok(loads)
+    }
+
+    /// The Docker whose images were loaded.
+    pub fn loaded_docker(&self) -> Outcome<&Dockerd> {
+        self.loaded_docker.as_ref().ok_or_else(|| "no images were loaded".into())
+    }
+
     /// The peer's Docker.
     pub fn peer_docker(&self) -> Outcome<&Dockerd> {
         self.peer_docker.as_ref().ok_or_else(|| "the peer's Docker does not run".into())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // Mounts go before what they are mounted from.
+        self.host_docker = None;
+        let _ = measure::step(&["unmount", &text(&self.dir("host-ours")), &text(&self.dir("layers"))]);
     }
 }
 

@@ -237,19 +237,10 @@ fn pack(
     Ok(())
 }
 
-/// Seconds since 1970 as `2026-11-22 10:45 UTC`, by the civil calendar.
+/// Seconds since 1970 as `2026-11-22 10:45 UTC`; `-` for a time beyond the calendar.
 fn date(seconds: u64) -> String {
-    let (days, second) = ((seconds / 86_400) as i64, seconds % 86_400);
-    // Days since 0000-03-01: leap days then come at the end of a year.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second / 60 % 60)
+    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
 
 #[cfg(test)]
@@ -263,6 +254,7 @@ mod tests {
             (951_826_000, "2000-02-29 12:06 UTC"),
             (1_700_000_000, "2023-11-14 22:13 UTC"),
             (4_107_542_400, "2100-03-01 00:00 UTC"),
+            (u64::MAX, "-"),
         ] {
             assert_eq!(date(seconds), expected);
         }

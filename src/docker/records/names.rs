@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Known;
-use crate::docker::protect::is_our_tag;
+use crate::docker::is_our_tag;
 use crate::model::Digest;
 
 /// `repositories.json` (moby, `reference/store.go`): repository → name → Id.

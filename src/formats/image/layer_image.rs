@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::erofs::{self, Body, ErofsError, Inode};
 use super::layer::SKELETON;
-use super::layer::entries::{Content, Entries, EntryError, EntryKind};
+use super::layer::entries::{Content, Entries, EntryError};
 use super::stream::CHUNK;
 use crate::model::Digest;
 
@@ -107,22 +107,6 @@ pub fn contents(dir: &Path) -> Result<Vec<Content>, LayerImageError> {
         match entries.next_entry() {
             Ok(Some(entry)) => contents.extend(entry.content),
             Ok(None) => return Ok(contents),
-            Err(source) => return Err(LayerImageError::Entries { path, source }),
-        }
-    }
-}
-
-/// The first sparse file of GNU tar in the layer in `dir`: its data is not its content, so no object holds what it shows, and
-/// the layer has no image.
-pub fn sparse_file(dir: &Path) -> Result<Option<String>, LayerImageError> {
-    let (mut entries, path) = open(dir)?;
-    loop {
-        match entries.next_entry() {
-            Ok(Some(entry)) if entry.kind == EntryKind::Sparse => {
-                return Ok(Some(String::from_utf8_lossy(&entry.name).into_owned()));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(None),
             Err(source) => return Err(LayerImageError::Entries { path, source }),
         }
     }

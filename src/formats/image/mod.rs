@@ -3,12 +3,11 @@
 //! 1. A [`source`] hands out an image's manifest, config and layers, checking every blob while it streams.
 //! 2. [`layer::split`] takes a layer's tar apart: file contents become files, all else becomes a [`skeleton`].
 //! 3. [`store`] keeps split layers and image descriptions below one directory, which goes into the release's commit.
-//! 4. [`layer::join`] puts the same bytes together again; `store` streams them as an archive for `docker load`.
+//! 4. [`layer::join`] puts the same bytes together again.
 //!
 //! It never talks to Docker, a registry or ostree, and never guesses: what it cannot keep exactly it refuses by name.
 //! The form on disk is documented in `docs/formats.md`.
 
-pub mod archive;
 pub mod crc64;
 pub mod erofs;
 pub mod header;

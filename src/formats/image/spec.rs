@@ -132,7 +132,7 @@ pub fn is_image(manifest: &ImageManifest) -> bool {
         && manifest.layers().iter().all(|layer| is_layer(layer.media_type().to_string()))
 }
 
-/// A manifest over uncompressed layers: for images that come without one, and for archives that we write.
+/// A manifest over uncompressed layers: for images that come without one.
 ///
 /// It depends on nothing but the image, so that the same image always has the same manifest.
 pub fn render_plain_manifest(config: Digest, config_size: u64, layers: &[PinnedLayer]) -> Vec<u8> {
@@ -172,61 +172,4 @@ struct PlainDescriptor {
     media_type: &'static str,
     digest: Digest,
     size: u64,
-}
-
-/// The config that a manifest names, if [`render_plain_manifest`] makes exactly this manifest of it and its layers.
-pub fn parse_plain_manifest(bytes: &[u8]) -> Option<Digest> {
-    let manifest = parse_manifest(bytes).ok()?;
-    let config = digest_of(manifest.config(), "manifest").ok()?;
-    let layer = |layer: &Descriptor| {
-        Some(PinnedLayer { diff_id: digest_of(layer, "manifest").ok()?, size: layer.size() })
-    };
-    let layers = manifest.layers().iter().map(layer).collect::<Option<Vec<_>>>()?;
-    (render_plain_manifest(config, manifest.config().size(), &layers) == bytes).then_some(config)
-}
-
-/// How an index names a manifest that [`render_plain_manifest`] made.
-pub fn plain_manifest_descriptor(manifest: &[u8], tag: Option<&str>) -> serde_json::Value {
-    let mut descriptor = serde_json::json!({
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "digest": Digest::of(manifest),
-        "size": manifest.len(),
-        "platform": { "architecture": ARCHITECTURE, "os": OS },
-    });
-    if let Some(tag) = tag {
-        descriptor["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": tag });
-    }
-    descriptor
-}
-
-/// An index of such descriptors.
-pub fn render_index(manifests: &[serde_json::Value]) -> Vec<u8> {
-    serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": manifests,
-    })
-    .to_string()
-    .into_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plain_manifest_names_its_config_and_no_other_manifest_does() {
-        let config = Digest::of(b"config");
-        let layers = [PinnedLayer { diff_id: Digest::of(b"layer"), size: 5 }];
-        let plain = String::from_utf8(render_plain_manifest(config, 6, &layers)).unwrap();
-        assert_eq!(parse_plain_manifest(plain.as_bytes()), Some(config));
-        for other in [
-            plain.replace("layer.v1.tar", "layer.v1.tar+gzip"),
-            plain.replacen('{', "{ ", 1),
-            plain.replacen('{', "{\"annotations\":{},", 1),
-        ] {
-            assert_ne!(other, plain);
-            assert_eq!(parse_plain_manifest(other.as_bytes()), None, "{other}");
-        }
-    }
 }

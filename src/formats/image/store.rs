@@ -2,8 +2,7 @@
 //!
 //! 1. [`ImageStore::add`] splits the layers that are not there yet, each in a temporary directory that is renamed when
 //!    its diff-id is right, and then writes the image's own directory the same way;
-//! 2. [`ImageStore::verify`] puts every layer together again and compares digests;
-//! 3. [`ImageStore::write_archive`] streams images to `docker load`, see [`archive`](super::archive).
+//! 2. [`ImageStore::verify`] puts every layer together again and compares digests.
 //!
 //! The same images added in any order give the same tree. Nothing is ever changed in place, and nothing removed.
 
@@ -155,9 +154,6 @@ pub enum StoreError {
         /// What came out.
         got: Digest,
     },
-    /// The reader of an archive failed.
-    #[error("writing an archive of images")]
-    Write(#[source] io::Error),
 }
 
 impl ImageStore {
@@ -279,11 +275,11 @@ impl ImageStore {
         if got == diff_id { Ok(()) } else { Err(StoreError::Damaged { expected: diff_id, got }) }
     }
 
-    /// True when every layer of the image can be mounted, see [`layer_image`](super::layer_image).
-    pub fn has_trees(&self, image: &PinnedImage) -> bool {
-        image.layers.iter().all(|layer| {
+    /// The first layer of the image that cannot be mounted, see [`layer_image`](super::layer_image).
+    pub fn layer_without_tree<'i>(&self, image: &'i PinnedImage) -> Option<&'i PinnedLayer> {
+        image.layers.iter().find(|layer| {
             let dir = self.layer_dir(layer.diff_id);
-            [TREE, SUMS].iter().all(|name| dir.join(name).is_file())
+            ![TREE, SUMS].iter().all(|name| dir.join(name).is_file())
         })
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Before kubelet starts ([`boot`]):
 //! 1. read the release's own files and plan: which phases are due, which pods wait for them;
-//! 2. bring the images that are missing into Docker, out of /usr, and hold them;
+//! 2. ask Docker which images it lacks: what needs them waits, each with its reason, and all else runs;
 //! 3. make volumes and secrets that are not there yet; render configuration;
 //! 4. render the pods that wait for nothing, and name the pause image to cri-dockerd.
 //!
 //! Beside kubelet ([`boot_phases`]): run what is due and start the pods that waited.
 //!
-//! It needs no network, pulls nothing, and never removes an image.
+//! It needs no network, brings nothing to Docker and removes nothing: [`records`](super::records) has run before Docker.
 
 pub mod plan;
 
@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::docker::{Docker, DockerError, ImageArchive, tag_of};
-use crate::host::boot::plan::{BootPlan, BootPlanError, plan_boot};
+use crate::docker::{Docker, DockerError, tag_of};
+use crate::host::absent;
+use crate::host::boot::plan::{BootPlan, BootPlanError, KeptOut, PAUSE, keep_out, plan_boot};
 use crate::model::host::HOST_FORMAT;
 use crate::model::phase::PHASES_FORMAT;
 use crate::model::pins::PinsError;
@@ -35,16 +36,12 @@ use super::journal::read_journal;
 use super::phases::{PhaseError, PhasesDone, run_phases};
 use super::places::Places;
 use super::pods::{PodError, PodFile, keep_only, read_pods, write_pod};
-use super::prepare::{PrepareError, Prepared, prepare_images};
 use super::readiness::{node_name, running};
 use super::secrets::ensure_secrets;
 use crate::rim::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
 use crate::rim::versioned::VersionedError;
 
-/// Name in the pin set of the image that holds a pod's namespaces.
-const PAUSE: &str = "pause";
-
-/// How long a machine without an address of its own waits for a lease. The images were imported before: it mostly has one.
+/// How long a machine without an address of its own waits for a lease.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a boot step failed.
@@ -90,9 +87,6 @@ pub enum BootError {
     /// The journal of phases.
     #[error(transparent)]
     Journal(#[from] VersionedError),
-    /// The images.
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
     /// The services' configuration.
     #[error("rendering configuration")]
     Config(#[from] ConfigError),
@@ -134,8 +128,8 @@ pub struct Release {
 pub struct Booted {
     /// The plan that it followed.
     pub plan: BootPlan,
-    /// The images.
-    pub prepared: Prepared,
+    /// What waits for images that Docker does not have.
+    pub kept_out: KeptOut,
     /// Pods given to kubelet.
     pub started: Vec<String>,
     /// Secrets made now.
@@ -168,29 +162,40 @@ impl Release {
     }
 
     /// Gives a pod to kubelet.
-    pub fn start_pod(&self, docker: &Docker, name: &str, places: &Places) -> Result<(), BootError> {
+    pub fn start_pod(&self, name: &str, places: &Places) -> Result<(), BootError> {
         if let Some(pod) = self.pods.get(name) {
-            let mut ids = BTreeMap::new();
-            for (_, image) in self.pins.images() {
-                ids.extend(docker.id_of(image.config)?.map(|id| (image.config, id)));
-            }
-            let id_of = |config| ids.get(&config).copied().unwrap_or(config);
-            write_pod(&places.pods(), name, &pod.render(self.pins.pins(), places, &id_of)?)?;
+            write_pod(&places.pods(), name, &pod.render(self.pins.pins(), places)?)?;
         }
         Ok(())
+    }
+
+    /// What has to wait because Docker, whose records are written below `docker_root`, lacks its image.
+    pub fn keep_out(
+        &self,
+        plan: &BootPlan,
+        docker: &Docker,
+        docker_root: &Path,
+        places: &Places,
+    ) -> Result<KeptOut, BootError> {
+        let absent = absent::observe(docker, docker_root, &self.pins, places)?;
+        let mut images = BTreeMap::new();
+        for (name, pod) in &self.pods {
+            let of_pod = pod.pinned_containers(self.pins.pins())?.into_iter().map(|(_, image, _)| image);
+            images.insert(name.clone(), of_pod.collect());
+        }
+        Ok(keep_out(plan, &images, &absent))
     }
 }
 
 /// Brings up everything that must be there before kubelet starts.
 pub fn boot(
     docker: &Docker,
-    store: &dyn ImageArchive,
+    docker_root: &Path,
     release: &Release,
     places: &Places,
-    progress: &dyn Progress,
 ) -> Result<Booted, BootError> {
     let plan = release.plan(places, false)?;
-    let prepared = prepare_images(docker, store, &release.pins, progress)?;
+    let kept_out = release.keep_out(&plan, docker, docker_root, places)?;
     let new_volumes = ensure_volumes(release, places)?;
     let (secrets, new_secrets) = ensure_secrets(&places.secrets(), &release.secrets)?;
     let host = read_host(&places.host_config)?;
@@ -204,27 +209,32 @@ pub fn boot(
     }
     write_pause_image(release, places)?;
     ensure_directory(&places.pods(), 0o700)?;
-    let starting: BTreeSet<&str> =
-        plan.pods.iter().filter(|pod| pod.waits_for.is_empty()).map(|pod| pod.name.as_str()).collect();
+    let starts = |name: &str| !kept_out.pods.contains_key(name);
+    let starting: BTreeSet<&str> = (plan.pods.iter().filter(|pod| pod.waits_for.is_empty()))
+        .map(|pod| pod.name.as_str())
+        .filter(|name| starts(name))
+        .collect();
     keep_only(&places.pods(), &starting)?;
     for name in &starting {
-        release.start_pod(docker, name, places)?;
+        release.start_pod(name, places)?;
     }
     let started = starting.into_iter().map(str::to_owned).collect();
-    Ok(Booted { plan, prepared, started, new_secrets, new_volumes })
+    Ok(Booted { plan, kept_out, started, new_secrets, new_volumes })
 }
 
 /// Runs the phases that are due, those after the confirm among them if the release is `confirmed`, and starts the pods that
 /// waited for them. [`boot`] must have run.
 pub fn boot_phases(
     docker: &Docker,
+    docker_root: &Path,
     release: &Release,
     places: &Places,
     confirmed: bool,
     progress: &dyn Progress,
 ) -> Result<PhasesDone, BootError> {
     let plan = release.plan(places, confirmed)?;
-    run_phases(docker, release, places, &plan, progress)
+    let kept_out = release.keep_out(&plan, docker, docker_root, places)?;
+    run_phases(docker, release, places, &plan, kept_out, progress)
 }
 
 /// Every container of the release's pods: what is pinned, and what runs.
@@ -248,8 +258,8 @@ pub fn observe_services(docker: &Docker, release_dir: &Path) -> Result<Vec<Conta
     Ok(services)
 }
 
-/// Tells cri-dockerd the pause image. By our own tag: it takes an Id for a name that it must pull, so `boot` puts the tag
-/// on the pinned Id every time.
+/// Tells cri-dockerd the pause image. By our own tag, which Docker's records carry: it takes an Id for a name that it must
+/// pull.
 fn write_pause_image(release: &Release, places: &Places) -> Result<(), BootError> {
     let Some(image) = release.pins.pins().images.get(PAUSE) else { return Ok(()) };
     let tag = tag_of(PAUSE, image.config);

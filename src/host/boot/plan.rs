@@ -90,6 +90,70 @@ pub enum BootPlanError {
     Circle(Vec<String>),
 }
 
+/// Name in the pin set of the image that holds a pod's namespaces.
+pub const PAUSE: &str = "pause";
+
+/// What has to wait because an image is not there, by name, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KeptOut {
+    /// Pods.
+    pub pods: BTreeMap<String, String>,
+    /// Due phases.
+    pub phases: BTreeMap<String, String>,
+}
+
+impl KeptOut {
+    /// Whether nothing has to wait.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.phases.is_empty()
+    }
+}
+
+/// Decides what has to wait while images are `absent`, by their names in the pin set, each with its reason; `images` has
+/// those of each pod. What needs something that waits has to wait too; all else runs.
+pub fn keep_out(
+    plan: &BootPlan,
+    images: &BTreeMap<String, BTreeSet<String>>,
+    absent: &BTreeMap<String, String>,
+) -> KeptOut {
+    let lacks = |image: &str| absent.get(image).map(|why| format!("image {image} is not in docker: {why}"));
+    let mut kept = KeptOut::default();
+    for pod in &plan.pods {
+        let of_pod = images.get(&pod.name).into_iter().flatten().map(String::as_str);
+        if let Some(why) = [PAUSE].into_iter().chain(of_pod).find_map(lacks) {
+            kept.pods.insert(pod.name.clone(), why);
+        }
+    }
+    let due = || plan.phases.iter().filter(|planned| planned.decision == Decision::Run);
+    loop {
+        let before = kept.clone();
+        for planned in due() {
+            let phase = &planned.phase;
+            let needs = |need: &String| match need.split_once('/') {
+                Some(("pod", pod)) if kept.pods.contains_key(pod) => {
+                    Some(format!("it needs pod {pod}, which waits"))
+                }
+                Some(("phase", id)) if kept.phases.contains_key(id) => {
+                    Some(format!("it needs phase {id}, which waits"))
+                }
+                _ => None,
+            };
+            if let Some(why) = lacks(&phase.image).or_else(|| phase.needs.iter().find_map(needs)) {
+                kept.phases.entry(phase.id.clone()).or_insert(why);
+            }
+        }
+        for pod in &plan.pods {
+            if let Some(phase) = pod.waits_for.iter().find(|phase| kept.phases.contains_key(*phase)) {
+                let why = || format!("phase {phase} has to run first, which waits");
+                kept.pods.entry(pod.name.clone()).or_insert_with(why);
+            }
+        }
+        if kept == before {
+            return kept;
+        }
+    }
+}
+
 /// Pods that a phase needs, by name.
 pub fn needed_pods(phase: &Phase) -> impl Iterator<Item = &str> {
     phase.needs.iter().filter_map(|need| need.strip_prefix("pod/"))
@@ -375,5 +439,66 @@ mod tests {
         ] {
             assert_eq!(error(change), text);
         }
+    }
+
+    #[test]
+    fn what_needs_an_image_that_is_not_there_waits_and_nothing_else() {
+        let pod = |name: &str, waits_for: &[&str]| PlannedPod {
+            name: name.to_owned(),
+            waits_for: waits_for.iter().map(|phase| (*phase).to_owned()).collect(),
+        };
+        let phase = |id: &str, image: &str, needs: &[&str]| {
+            let needs: Vec<String> = needs.iter().map(|need| (*need).to_owned()).collect();
+            let phase = Phase {
+                id: id.to_owned(),
+                service: image.to_owned(),
+                kind: PhaseKind::Expand,
+                image: image.to_owned(),
+                command: vec![],
+                env: BTreeMap::new(),
+                pod: image.to_owned(),
+                needs,
+                user: None,
+            };
+            PlannedPhase { phase, image: Digest::of(image.as_bytes()), decision: Decision::Run }
+        };
+        let plan = BootPlan {
+            phases: vec![
+                phase("keystone-db", "keystone", &["pod/mariadb"]),
+                phase("glance-db", "glance", &["pod/mariadb", "phase/keystone-db"]),
+                phase("horizon-static", "horizon", &[]),
+            ],
+            pods: vec![
+                pod("mariadb", &[]),
+                pod("keystone", &["keystone-db"]),
+                pod("glance", &["glance-db"]),
+                pod("horizon", &["horizon-static"]),
+                pod("memcached", &[]),
+            ],
+        };
+        let images: BTreeMap<String, BTreeSet<String>> =
+            plan.pods.iter().map(|pod| (pod.name.clone(), [pod.name.clone()].into())).collect();
+        for (absent, pods, phases) in [
+            ("none", vec![], vec![]),
+            ("memcached", vec!["memcached"], vec![]),
+            ("glance", vec!["glance"], vec!["glance-db"]),
+            ("keystone", vec!["glance", "keystone"], vec!["glance-db", "keystone-db"]),
+            ("mariadb", vec!["glance", "keystone", "mariadb"], vec!["glance-db", "keystone-db"]),
+            (
+                PAUSE,
+                vec!["glance", "horizon", "keystone", "mariadb", "memcached"],
+                vec!["glance-db", "keystone-db"],
+            ),
+        ] {
+            let why = BTreeMap::from([(absent.to_owned(), "layer 1 is damaged".to_owned())]);
+            let kept = keep_out(&plan, &images, &why);
+            assert_eq!(kept.pods.keys().collect::<Vec<_>>(), pods, "{absent}");
+            assert_eq!(kept.phases.keys().collect::<Vec<_>>(), phases, "{absent}");
+        }
+        let why = BTreeMap::from([("keystone".to_owned(), "layer 1 is damaged".to_owned())]);
+        let kept = keep_out(&plan, &images, &why);
+        assert_eq!(kept.pods["keystone"], "image keystone is not in docker: layer 1 is damaged");
+        assert_eq!(kept.pods["glance"], "phase glance-db has to run first, which waits");
+        assert_eq!(kept.phases["glance-db"], "it needs phase keystone-db, which waits");
     }
 }

@@ -68,21 +68,10 @@ pub fn observe(sysroot: &Sysroot, docker: &Docker) -> Result<Found, GcError> {
         let commit = deployment.id.commit;
         roots.insert(commit, read_pinned(&repo, commit)?);
     }
-    let holds = docker.observe_holds()?;
-    let held: BTreeSet<Digest> = holds.keys().map(|(_, image)| *image).collect();
-    let images = docker
-        .observe_images()?
-        .into_values()
-        .filter_map(|image| {
-            let tag = image.tags.iter().find(|tag| is_our_tag(tag));
-            let is_ours = tag.is_some() || held.contains(&image.config);
-            is_ours.then(|| {
-                (image.config, tag.or(image.tags.first()).map_or("without a tag", |tag| tag).to_owned())
-            })
-        })
-        .collect();
-    let holders = holds.into_keys().map(|(release, _)| release).collect();
-    Ok(Found { roots, images, holders, refs: repo.refs()? })
+    let images = docker.observe_images()?.into_values();
+    let ours =
+        images.filter_map(|image| Some((image.id, image.tags.into_iter().find(|tag| is_our_tag(tag))?)));
+    Ok(Found { roots, images: ours.collect(), refs: repo.refs()? })
 }
 
 /// Layers that must stay mountable.
@@ -131,16 +120,12 @@ fn read_pins(repo: &Repo, commit: Commit) -> Result<Option<ReleasePins>, GcError
 pub fn run(sysroot: &Sysroot, docker: &Docker, layers: &Layers, plan: &Plan) -> Result<Reaped, GcError> {
     let repo = Repo::open(&sysroot.repo_path())?;
     let before = repo.free_bytes()?;
-    let mut releases = BTreeSet::new();
-    let mut images = BTreeSet::new();
-    for step in &plan.steps {
-        match step {
-            Step::Release { commit } => drop(releases.insert(*commit)),
-            Step::RemoveImage { image, .. } => drop(images.insert(*image)),
-            Step::DropRef { .. } | Step::CleanUp => {}
-        }
-    }
-    let mut reaped = Reaped { images: docker.reap(&releases, &images)?, ..Reaped::default() };
+    let image_of = |step: &Step| match step {
+        Step::RemoveImage { image, .. } => Some(*image),
+        Step::DropRef { .. } | Step::CleanUp => None,
+    };
+    let images: BTreeSet<Digest> = plan.steps.iter().filter_map(image_of).collect();
+    let mut reaped = Reaped { images: docker.reap(&images)?, ..Reaped::default() };
     reaped.in_use = images.into_iter().filter(|image| !reaped.images.contains(image)).collect();
     let needed = needed_layers(sysroot, &repo, docker, layers)?;
     for step in &plan.steps {
@@ -154,7 +139,7 @@ pub fn run(sysroot: &Sysroot, docker: &Docker, layers: &Layers, plan: &Plan) -> 
             }
             Step::DropRef { name, .. } => repo.drop_ref(name)?,
             Step::CleanUp => sysroot.cleanup()?,
-            Step::Release { .. } | Step::RemoveImage { .. } => {}
+            Step::RemoveImage { .. } => {}
         }
     }
     for layer in layers.mounted()? {

@@ -1,7 +1,7 @@
-//! What may go: container images, holds and refs that no deployment needs.
+//! What may go: container images and refs that no deployment needs.
 //!
-//! Roots are the pin sets of all deployments, what waits and the way back among them. Only what carries our own label or
-//! tag goes; an image that somebody else brought to Docker is never touched. What is not known to be free stays.
+//! Roots are the pin sets of all deployments, what waits and the way back among them. Only what carries our own tag
+//! goes; an image that somebody else brought to Docker is never touched. What is not known to be free stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,10 +18,8 @@ const OSTREE_REFS: &str = "ostree/";
 pub struct Found {
     /// Every deployment's commit, with the config digests that it pins.
     pub roots: BTreeMap<Commit, BTreeSet<Digest>>,
-    /// Images in Docker that are ours, by our label or tag: Id → what people call it.
+    /// Images in Docker that are ours, by our tag: Id → tag.
     pub images: BTreeMap<Digest, String>,
-    /// Releases that hold images in Docker.
-    pub holders: BTreeSet<Commit>,
     /// Refs of the host's repo.
     pub refs: Vec<(String, Commit)>,
 }
@@ -30,11 +28,6 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
-    /// Let go of the images of a release that is no deployment any more.
-    Release {
-        /// The release.
-        commit: Commit,
-    },
     /// Remove a container image that no deployment pins.
     RemoveImage {
         /// Its Id.
@@ -56,9 +49,6 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Release { commit } => {
-                write!(f, "let go of the images of release {}: it is no deployment any more", commit.short())
-            }
             Self::RemoveImage { image, name } => {
                 write!(f, "remove container image {name} ({}): no deployment pins it", &image.hex()[..12])
             }
@@ -83,10 +73,9 @@ pub struct Plan {
 pub fn plan_reap(found: &Found) -> Plan {
     let pinned: BTreeSet<Digest> = found.roots.values().flatten().copied().collect();
     let is_free = |commit: &Commit| !found.roots.contains_key(commit);
-    let mut steps: Vec<Step> =
-        found.holders.iter().copied().filter(is_free).map(|commit| Step::Release { commit }).collect();
     let free = found.images.iter().filter(|(image, _)| !pinned.contains(image));
-    steps.extend(free.map(|(&image, name)| Step::RemoveImage { image, name: name.clone() }));
+    let mut steps: Vec<Step> =
+        free.map(|(&image, name)| Step::RemoveImage { image, name: name.clone() }).collect();
     let refs = found.refs.iter().filter(|(name, commit)| is_free(commit) && !name.starts_with(OSTREE_REFS));
     steps.extend(refs.map(|(name, commit)| Step::DropRef { name: name.clone(), commit: *commit }));
     steps.push(Step::CleanUp);
@@ -114,7 +103,6 @@ mod tests {
             ]
             .into(),
             images: ["base", "new", "old", "gone"].map(|name| (digest(name), name.to_owned())).into(),
-            holders: [commit('a'), commit('b'), commit('c')].into(),
             refs: vec![
                 ("ostree/0/1/0".into(), commit('c')),
                 ("rackstep/prepared".into(), commit('b')),
@@ -126,7 +114,6 @@ mod tests {
         assert_eq!(
             plan.steps,
             [
-                Step::Release { commit: commit('c') },
                 Step::RemoveImage { image: digest("gone"), name: "gone".into() },
                 Step::DropRef { name: "rackstep:main".into(), commit: commit('c') },
                 Step::CleanUp,
@@ -139,9 +126,8 @@ mod tests {
         let found = Found {
             roots: [(commit('a'), [digest("base")].into())].into(),
             images: [(digest("base"), "base".to_owned())].into(),
-            holders: [commit('a'), commit('b')].into(),
             refs: vec![],
         };
-        assert_eq!(plan_reap(&found).steps, [Step::Release { commit: commit('b') }, Step::CleanUp]);
+        assert_eq!(plan_reap(&found).steps, [Step::CleanUp]);
     }
 }

@@ -12,14 +12,15 @@
 pub mod health;
 pub mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::docker::{Docker, DockerError};
-use crate::host::boot::{BootError, Release};
+use crate::host::boot::plan::Decision;
+use crate::host::boot::{BootError, Release, boot_phases};
 use crate::host::denied::{deny, read_denied};
 use crate::host::history::{ITSELF, begin, now};
-use crate::host::phases::{PhasesDone, run_phases};
+use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
 use crate::host::upgrade::plan::{Reason, plan_return};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan};
@@ -60,6 +61,8 @@ pub struct TrialHost<'a> {
     pub sysroot: &'a Sysroot,
     /// Connects to Docker.
     pub docker: &'a dyn Fn() -> Result<Docker, DockerError>,
+    /// Docker's data root.
+    pub docker_root: &'a Path,
     /// Who this host is.
     pub config: &'a HostConfig,
     /// Where it keeps things.
@@ -230,11 +233,11 @@ pub fn confirm(host: &TrialHost<'_>, who: &str) -> Result<PhasesDone, TrialError
 fn contract(host: &TrialHost<'_>, release: &Release) -> Result<PhasesDone, TrialError> {
     let failed = |source| TrialError::Contract(Box::new(source));
     let plan = release.plan(host.places, true).map_err(failed)?;
-    if !plan.phases.iter().any(|planned| planned.decision == crate::host::boot::plan::Decision::Run) {
+    if !plan.phases.iter().any(|planned| planned.decision == Decision::Run) {
         return Ok(PhasesDone::default());
     }
     let docker = (host.docker)()?;
-    run_phases(&docker, release, host.places, &plan, host.progress).map_err(failed)
+    boot_phases(&docker, host.docker_root, release, host.places, true, host.progress).map_err(failed)
 }
 
 /// How a trial ends: by the host's own word, or else the release's.
@@ -374,7 +377,6 @@ fn flip(host: &TrialHost<'_>, to: &Deployment, reason: Reason, reboot: bool) -> 
     let history = host.places.history();
     let engines = Host {
         sysroot: host.sysroot,
-        docker: host.docker,
         config: host.config,
         newest: &newest,
         history: &history,

@@ -1,9 +1,10 @@
 //! Runs the plans of `upgrade` and `rollback` on a host.
 //!
-//! 1. prepare: pull, check out locked; all of it additive and repeatable. Docker is not touched: layers are mounted, and
-//!    images recorded, at boot. Images of a release that was made without trees of its layers are imported;
-//! 2. verify: every object of that very release is read; Docker proves what it was brought;
+//! 1. prepare: pull, check out locked; all of it additive and repeatable;
+//! 2. verify: every object of that very release is read;
 //! 3. flip: the sysroot takes checkout and proof by value.
+//!
+//! Docker is never touched: layers are mounted, and images recorded, at boot.
 //!
 //! Before the flip nothing is undone: a failure leaves garbage for `gc`, and the next boot as it was.
 
@@ -13,22 +14,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::docker::{Docker, DockerError, VerifyError};
-use crate::formats::image::store::ImageStore;
 use crate::host::history::{Begun, begin};
 use crate::host::newest::note_accepted;
-use crate::host::prepare::{PrepareError, prepare_images};
 use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
 use crate::model::causes::in_one_line;
 use crate::model::history::Outcome;
 use crate::model::kernel_arguments;
 use crate::model::newest::KnownRelease;
-use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
-use crate::ostree::repo::{ReleaseError, Repo, RepoError};
+use crate::ostree::repo::{ReleaseError, Repo, RepoError, VerifiedRelease};
 use crate::ostree::signature::PublicKey;
-use crate::ostree::sysroot::{PREPARED_REF, Proof, StagedLocked, Sysroot, SysrootError};
+use crate::ostree::sysroot::{PREPARED_REF, StagedLocked, Sysroot, SysrootError};
 use crate::release::pull::{PullError, PullReport, PullRequest, pull};
 use crate::rim::command::{self, CommandError};
 use crate::rim::versioned::VersionedError;
@@ -37,8 +34,6 @@ use crate::rim::versioned::VersionedError;
 pub struct Host<'a> {
     /// Deployments and repo.
     pub sysroot: &'a Sysroot,
-    /// Connects to the daemon that holds the images of releases without trees.
-    pub docker: &'a dyn Fn() -> Result<Docker, DockerError>,
     /// Who this host is and what it follows.
     pub config: &'a HostConfig,
     /// Where the newest accepted releases are remembered.
@@ -56,8 +51,6 @@ pub struct Host<'a> {
 pub struct Done {
     /// The pull, if there was one.
     pub pulled: Option<PullReport>,
-    /// Names of the images that were brought to Docker.
-    pub imported: Vec<String>,
     /// What became the next boot.
     pub next_boot: Option<Commit>,
 }
@@ -89,15 +82,6 @@ pub enum UpgradeError {
     /// The sysroot failed.
     #[error("changing the deployments")]
     Sysroot(#[from] SysrootError),
-    /// The release's files do not tell its pins.
-    #[error("reading the pins of release {commit}")]
-    Pins {
-        /// The commit.
-        commit: Commit,
-        /// Why.
-        #[source]
-        source: PinsError,
-    },
     /// The release would stop the host's boot.
     #[error("release {commit} could not start")]
     Start {
@@ -137,29 +121,9 @@ pub enum UpgradeError {
         #[source]
         source: VersionedError,
     },
-    /// A file of the checkout could not be read.
-    #[error("reading {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The images could not be brought to Docker.
-    #[error(transparent)]
-    Import(#[from] PrepareError),
-    /// Docker is needed, and does not answer.
-    #[error(
-        "asking docker: the release was made without trees of its layers, so its images must be imported"
-    )]
-    Docker(#[from] DockerError),
     /// Objects of the release are bad.
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    /// Docker does not hold what is pinned, or could not be asked.
-    #[error(transparent)]
-    Verify(#[from] VerifyError),
     /// A step came before what it needs: a plan that no planner of ours makes.
     #[error("the plan's step \"{0}\" comes before what it needs")]
     Order(String),
@@ -175,12 +139,8 @@ impl UpgradeError {
     /// Whether a check said no, as against something that did not work.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Verify(VerifyError::Bad { .. })
-            | Self::Release(ReleaseError::Bad { .. })
-            | Self::NotFrom { .. }
-            | Self::Start { .. } => true,
+            Self::Release(ReleaseError::Bad { .. }) | Self::NotFrom { .. } | Self::Start { .. } => true,
             Self::Pull { source, .. } => source.is_refusal(),
-            Self::Import(source) => source.is_refusal(),
             _ => false,
         }
     }
@@ -189,7 +149,6 @@ impl UpgradeError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Pull { source, .. } => source.is_disk_full(),
-            Self::Import(source) => source.is_disk_full(),
             Self::Sysroot(source) => source.is_disk_full(),
             _ => false,
         }
@@ -199,23 +158,17 @@ impl UpgradeError {
 /// Carries a plan's values from step to step.
 struct Run<'a> {
     host: &'a Host<'a>,
-    /// Root of the checkout that the plan is about.
-    checkout: Option<PathBuf>,
     staged: Option<StagedLocked>,
     /// Set for a rollback: the deployment that is there already.
     deployment: Option<DeploymentId>,
-    proof: Option<Proof>,
+    proof: Option<VerifiedRelease>,
     done: Done,
 }
 
 /// Runs `plan`; for a rollback `deployment` is the way back.
 pub fn run(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
-    let checkout = match &deployment {
-        Some(id) => Some(checkout_of(host.sysroot, id)?),
-        None => None,
-    };
     let Some(act) = begin_act(host, plan)? else { return Ok(Done::default()) };
-    let ran = run_steps(host, plan, deployment, checkout);
+    let ran = run_steps(host, plan, deployment);
     let (outcome, reason) = match &ran {
         Ok(_) => (Outcome::Done, None),
         Err(error) => (Outcome::Failed, Some(in_one_line(error))),
@@ -239,13 +192,8 @@ fn begin_act(host: &Host<'_>, plan: &Plan) -> Result<Option<Begun>, UpgradeError
         .map_err(UpgradeError::History)
 }
 
-fn run_steps(
-    host: &Host<'_>,
-    plan: &Plan,
-    deployment: Option<DeploymentId>,
-    checkout: Option<PathBuf>,
-) -> Result<Done, UpgradeError> {
-    let mut run = Run { host, checkout, staged: None, deployment, proof: None, done: Done::default() };
+fn run_steps(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
+    let mut run = Run { host, staged: None, deployment, proof: None, done: Done::default() };
     for step in &plan.steps {
         tracing::info!(%step, "step");
         run.step(step)?;
@@ -267,21 +215,11 @@ pub fn trusted_keys(config: &HostConfig) -> Result<Vec<PublicKey>, UpgradeError>
     config.trusted_keys.iter().map(parse).collect()
 }
 
-fn checkout_of(sysroot: &Sysroot, id: &DeploymentId) -> Result<PathBuf, SysrootError> {
-    sysroot
-        .deployments()?
-        .into_iter()
-        .find(|deployment| deployment.id == *id)
-        .map(|deployment| sysroot.path().join(deployment.path))
-        .ok_or_else(|| SysrootError::NoDeployment(id.clone()))
-}
-
 impl Run<'_> {
     fn step(&mut self, step: &Step) -> Result<(), UpgradeError> {
         match step {
             Step::Pull { commit, from } => self.pull(*commit, from),
             Step::Stage { commit } => self.stage(*commit),
-            Step::Import { commit } => self.import(*commit),
             Step::Verify { commit } => self.verify(*commit),
             Step::Flip { commit } => self.flip(*commit, step),
             Step::Reboot => Ok(()),
@@ -316,7 +254,6 @@ impl Run<'_> {
         self.host.progress.end("");
         require_startable(&staged.path().join(RELEASE_DIR), commit)
             .map_err(|source| UpgradeError::Start { commit, source: Box::new(source) })?;
-        self.checkout = Some(staged.path().to_owned());
         self.staged = Some(staged);
         Ok(())
     }
@@ -361,28 +298,8 @@ impl Run<'_> {
         Repo::open(&path).map_err(|source| UpgradeError::Repo { path, source })
     }
 
-    fn import(&mut self, commit: Commit) -> Result<(), UpgradeError> {
-        let (checkout, pins) = self.release(commit, "import")?;
-        let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
-        if pins.images().all(|(_, image)| store.has_trees(image)) {
-            return Ok(());
-        }
-        let docker = (self.host.docker)()?;
-        let prepared = prepare_images(&docker, &store, &pins, self.host.progress)?;
-        self.done.imported = prepared.imported;
-        Ok(())
-    }
-
     fn verify(&mut self, commit: Commit) -> Result<(), UpgradeError> {
-        let release = self.repo()?.verify_release(commit, self.host.progress)?;
-        let (checkout, pins) = self.release(commit, "verify")?;
-        let store = ImageStore::new(checkout.join(RELEASE_DIR).join("images"));
-        let images = if pins.images().all(|(_, image)| store.has_trees(image)) {
-            None
-        } else {
-            Some((self.host.docker)()?.verify_release(&pins, self.host.progress)?)
-        };
-        self.proof = Some(Proof { release, images });
+        self.proof = Some(self.repo()?.verify_release(commit, self.host.progress)?);
         // The way back needs no memory, and must not stumble over a damaged one.
         if self.deployment.is_none() { self.remember(commit) } else { Ok(()) }
     }
@@ -412,15 +329,6 @@ impl Run<'_> {
         }
         self.done.next_boot = Some(commit);
         Ok(())
-    }
-
-    fn release(&self, commit: Commit, step: &str) -> Result<(&Path, ReleasePins), UpgradeError> {
-        let checkout = self.checkout.as_deref().ok_or_else(|| UpgradeError::Order(step.to_owned()))?;
-        let path = checkout.join(RELEASE_DIR).join("pins.json");
-        let bytes = std::fs::read(&path).map_err(|source| UpgradeError::Read { path, source })?;
-        let pins =
-            ReleasePins::parse(commit, &bytes).map_err(|source| UpgradeError::Pins { commit, source })?;
-        Ok((checkout, pins))
     }
 }
 

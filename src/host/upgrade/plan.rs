@@ -1,6 +1,6 @@
 //! Upgrade and rollback: which steps lead from what is observed to the wanted next boot.
 //!
-//! prepare (pull, stage locked, import) → verify → flip. The flip is one step, comes last, and is only there when it was
+//! prepare (pull, stage locked) → verify → flip. The flip is one step, comes last, and is only there when it was
 //! asked for. A plan that does nothing says why.
 
 use std::fmt;
@@ -29,12 +29,7 @@ pub enum Step {
         /// The commit.
         commit: Commit,
     },
-    /// Bring the release's missing container images from its checkout to Docker.
-    Import {
-        /// The commit.
-        commit: Commit,
-    },
-    /// Prove that every pinned container image is present and reads back as pinned.
+    /// Prove that every object of the release is there and is what its name says.
     Verify {
         /// The commit.
         commit: Commit,
@@ -53,12 +48,7 @@ impl fmt::Display for Step {
         match self {
             Self::Pull { commit, from } => write!(f, "pull release {} from {from}", commit.short()),
             Self::Stage { commit } => write!(f, "check out release {}, locked", commit.short()),
-            Self::Import { commit } => {
-                write!(f, "bring images that cannot be mounted to docker, of {}", commit.short())
-            }
-            Self::Verify { commit } => {
-                write!(f, "verify every object and container image of {}", commit.short())
-            }
+            Self::Verify { commit } => write!(f, "verify every object of release {}", commit.short()),
             Self::Flip { commit } => write!(f, "make release {} the next boot", commit.short()),
             Self::Reboot => f.write_str("reboot"),
         }
@@ -262,7 +252,6 @@ pub fn plan_upgrade(
     let mut steps = vec![
         Step::Pull { commit, from: target.repo.clone() },
         Step::Stage { commit },
-        Step::Import { commit },
         Step::Verify { commit },
     ];
     if request.commit {
@@ -276,7 +265,7 @@ pub fn plan_upgrade(
 /// Plans the way back to a deployment that is there, for a host that goes by itself.
 pub fn plan_return(target: &Deployment, reason: Reason, reboot: bool) -> Plan {
     let commit = target.id.commit;
-    let mut steps = vec![Step::Import { commit }, Step::Verify { commit }, Step::Flip { commit }];
+    let mut steps = vec![Step::Verify { commit }, Step::Flip { commit }];
     steps.extend(reboot.then_some(Step::Reboot));
     Plan { target: Some(commit), reason, steps }
 }
@@ -296,7 +285,7 @@ pub fn plan_rollback(
     let by_role = |role| deployments.iter().find(move |deployment| deployment.role == role);
     let back_to = |target: &Deployment, reason| {
         let commit = target.id.commit;
-        let mut steps = vec![Step::Import { commit }, Step::Verify { commit }, Step::Flip { commit }];
+        let mut steps = vec![Step::Verify { commit }, Step::Flip { commit }];
         steps.extend(reboot.clone());
         (Plan { target: Some(commit), reason, steps }, Some(target.id.clone()))
     };
@@ -399,7 +388,6 @@ mod tests {
             [
                 Step::Pull { commit: b, from: "http://repo".into() },
                 Step::Stage { commit: b },
-                Step::Import { commit: b },
                 Step::Verify { commit: b },
                 Step::Flip { commit: b },
                 Step::Reboot

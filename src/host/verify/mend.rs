@@ -1,33 +1,27 @@
 //! Mends files of deployments, first out of what this host has twice, then from the repo that it follows.
 //!
 //! 1. Another copy on this disk: what the boot loader reads, or a file of a checkout that no longer is the object's hard link;
-//! 2. for files of container images: Docker's copy, taken apart as compose took it apart. No network;
-//! 3. the network, for what has no second copy here;
-//! 4. every checkout gets its directories back and hard links to the new objects, and /boot new copies of its kernels, one
+//! 2. the network, for what has no second copy here: containers run from these very objects, so Docker has none;
+//! 3. every checkout gets its directories back and hard links to the new objects, and /boot new copies of its kernels, one
 //!    rename at a time.
 //!
 //! Nothing is written under an object's name before its digest is right: a source that lies, or rotted itself, mends nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::VerifyHostError;
 use super::files::{BadObject, BadPath, FilesReport, HostFiles};
-use super::{PinnedDeployment, VerifyHostError};
-use crate::docker::Docker;
-use crate::formats::image::store::ImageStore;
-use crate::formats::image::{Limits, Ownership, source};
 use crate::host::upgrade::trusted_keys;
 use crate::model::causes::in_one_line;
-use crate::model::{Digest, HostConfig, ObjectKind, ObjectName, Progress, RELEASE_DIR};
+use crate::model::{Digest, HostConfig, ObjectKind, ObjectName, Progress};
 use crate::ostree::repo::check::{Condition, open_checkout_file};
 use crate::ostree::repo::{Batch, Content, DEFAULT_DEFLATE_LEVEL, FileObject, RepoError, Staging};
 use crate::ostree::sysroot::Sysroot;
 use crate::release::pull::{PullRequest, pull_again};
 
-/// Container images below [`RELEASE_DIR`], as paths of a release begin.
-const IMAGES: &str = "images/";
 /// Beside the file that it becomes.
 const NEW: &str = ".rackstep-new";
 
@@ -36,8 +30,6 @@ const NEW: &str = ".rackstep-new";
 pub struct MendedFiles {
     /// Objects from other files of this host.
     pub from_files: usize,
-    /// Objects from Docker's copies.
-    pub from_docker: usize,
     /// Objects from the repo over the network.
     pub fetched: usize,
     /// Files and directories of checkouts, and files of /boot, that became what they should be.
@@ -49,8 +41,6 @@ pub struct MendedFiles {
 /// Mends what `found` tells; the repo that the host follows is asked for what nothing on this host can mend.
 pub fn repair_files(
     sysroot: &Sysroot,
-    docker: &Docker,
-    pinned: &[PinnedDeployment],
     found: &FilesReport,
     host_config: Option<&HostConfig>,
     progress: &dyn Progress,
@@ -58,7 +48,7 @@ pub fn repair_files(
     let host = HostFiles::open(sysroot)?;
     let mut mended = MendedFiles::default();
     progress.begin("mending files", Some(found.faults() as u64));
-    let left = mend_here(&host, docker, pinned, &found.bad, &mut mended)?;
+    let left = mend_here(&host, &found.bad, &mut mended)?;
     if !left.is_empty() {
         mended.no_network = match host_config {
             None => Some("no host configuration says which repo this host follows".to_owned()),
@@ -97,8 +87,6 @@ fn put_good(
 /// Mends what has a second copy on this host; gives the rest.
 fn mend_here(
     host: &HostFiles<'_>,
-    docker: &Docker,
-    pinned: &[PinnedDeployment],
     bad: &[BadObject],
     mended: &mut MendedFiles,
 ) -> Result<HashSet<ObjectName>, VerifyHostError> {
@@ -118,10 +106,6 @@ fn mend_here(
             left.remove(object);
         }
     }
-    let from_docker =
-        mend_from_docker(docker, pinned, bad.iter().filter(|bad| left.contains(&bad.object)), &batch)?;
-    mended.from_docker = from_docker.len();
-    left.retain(|object| !from_docker.contains(&object.digest));
     batch.finish()?;
     staging.publish()?;
     Ok(left)
@@ -149,63 +133,6 @@ fn take(batch: &Batch<'_>, object: Digest, file: &mut FileObject) -> Result<bool
         Err(RepoError::Damaged { .. } | RepoError::Source { .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Takes damaged images out of Docker and apart again, one at a time, and looks there for what is missing.
-fn mend_from_docker<'b>(
-    docker: &Docker,
-    pinned: &[PinnedDeployment],
-    bad: impl Iterator<Item = &'b BadObject>,
-    batch: &Batch<'_>,
-) -> Result<HashSet<Digest>, VerifyHostError> {
-    let prefix = format!("/{RELEASE_DIR}/{IMAGES}");
-    let mut wanted: BTreeMap<&str, Digest> = bad
-        .filter(|bad| bad.object.kind == ObjectKind::File)
-        .filter_map(|bad| Some((bad.path.strip_prefix(&prefix)?, bad.object.digest)))
-        .collect();
-    let mut mended = HashSet::new();
-    for (name, image) in pinned.iter().flat_map(|pinned| pinned.pins.images()) {
-        let digests: Vec<String> =
-            image.layers.iter().map(|layer| layer.diff_id.hex()).chain([image.config.hex()]).collect();
-        let is_its = |path: &str| path.split('/').any(|part| digests.iter().any(|digest| digest == part));
-        if !wanted.keys().any(|path| is_its(path)) {
-            continue;
-        }
-        let scratch = tempfile::Builder::new().prefix("rackstep-mend-").tempdir_in("/var/tmp");
-        let scratch = scratch.map_err(|source| VerifyHostError::Read { path: "/var/tmp".into(), source })?;
-        let copy = match take_out(docker, image.config, name, scratch.path()) {
-            Ok(copy) => copy,
-            Err(error) => {
-                tracing::warn!(%error, image = name, "docker's copy does not help");
-                continue;
-            }
-        };
-        for (path, object) in wanted.clone() {
-            let candidate = copy.dir().join(path);
-            if any_fits(batch, object, [candidate.as_path()].into_iter())? {
-                mended.insert(object);
-                wanted.remove(path);
-            }
-        }
-    }
-    Ok(mended)
-}
-
-/// An image of Docker's as compose would keep it.
-fn take_out(
-    docker: &Docker,
-    config: Digest,
-    name: &str,
-    scratch: &Path,
-) -> Result<ImageStore, Box<dyn std::error::Error + Send + Sync>> {
-    let saved = scratch.join("saved");
-    fs::create_dir(&saved)?;
-    docker.save(config, &saved, &|_| false)?;
-    let limits = Limits::default();
-    let store = ImageStore::new(scratch.join("images"));
-    fs::create_dir(store.dir())?;
-    store.add(source::open(&saved, None, &limits)?.as_mut(), name, Ownership::Apply, &limits)?;
-    Ok(store)
 }
 
 /// Fetches what is left, release by release. Gives why not, if something is missing after that.

@@ -2,8 +2,6 @@
 //!
 //! 1. Layers whose files in the release were bad, or that are not mounted, are mounted (anew); Docker may run;
 //! 2. records are written while Docker is down: somebody stops it, or is told to.
-//!
-//! Nothing is imported for it.
 
 use std::collections::BTreeSet;
 
@@ -23,15 +21,17 @@ pub struct MendedRecords {
     pub written: usize,
 }
 
-/// What is wrong with mounts and records, each named; a layer whose files in the release are bad counts for every image that
-/// stands on it.
+/// What is wrong with mounts and records, each named.
 pub fn verify_records(
     releases: &[CheckedOut],
     places: &RecordPlaces,
-    pinned: &[PinnedDeployment],
-    files: &FilesReport,
 ) -> Result<Vec<RecordFault>, VerifyHostError> {
-    let mut faults = check_records(releases, places).map_err(records_error)?;
+    check_records(releases, places).map_err(records_error)
+}
+
+/// Images that stand on a layer whose files in the release are bad: no mount and no record can help them.
+pub fn bad_image_files(pinned: &[PinnedDeployment], files: &FilesReport) -> Vec<RecordFault> {
+    let mut faults = Vec::new();
     for (layer, path) in bad_layer_files(files) {
         for (_, image) in pinned.iter().flat_map(|pinned| pinned.pins.images()) {
             if image.layers.iter().any(|of_image| of_image.diff_id == layer) {
@@ -40,9 +40,7 @@ pub fn verify_records(
             }
         }
     }
-    faults.sort();
-    faults.dedup();
-    Ok(faults)
+    faults
 }
 
 /// Layers that have bad objects.

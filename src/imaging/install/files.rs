@@ -5,11 +5,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use uuid::Uuid;
+
 use super::steps::StepError;
 use crate::model::HostConfig;
 use crate::model::host::{HOST_CONFIG, HOST_FORMAT};
 use crate::model::imaging::{ImagingPlan, SECRET_FILE};
-use crate::rim::disk::filesystem::FsUuid;
+use crate::rim::disk::filesystem::{fat_volume, random_uuid};
 
 /// One file below the deployment's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +38,8 @@ pub struct FileError {
 pub fn render_files(
     plan: &ImagingPlan,
     leased: &str,
-    boot: &FsUuid,
-    esp: &FsUuid,
+    boot: &Uuid,
+    esp: &Uuid,
 ) -> Result<Vec<HostFile>, StepError> {
     let host = HostConfig {
         format: HOST_FORMAT,
@@ -61,11 +63,7 @@ pub fn render_files(
     }
     if !plan.mac.is_empty() {
         // Made here, for one machine: a first boot of systemd without one takes seconds to preset every unit again.
-        files.push(file(
-            "etc/machine-id",
-            0o444,
-            format!("{}\n", FsUuid::random()?.to_string().replace('-', "")),
-        ));
+        files.push(file("etc/machine-id", 0o444, format!("{}\n", random_uuid()?.as_simple())));
         files.push(file("etc/systemd/network/20-rackstep.network", 0o644, render_network(plan)));
     }
     Ok(files)
@@ -92,11 +90,11 @@ fn without_prefix(address: &str) -> &str {
 
 /// The root is named by root= alone. The ESP is only needed to update GRUB, so nothing mounts it by itself.
 /// A slow machine may take longer than systemd's 90 s to find `/boot`, and emergency mode has nobody to log in.
-fn render_fstab(boot: &FsUuid, esp: &FsUuid) -> String {
+fn render_fstab(boot: &Uuid, esp: &Uuid) -> String {
     format!(
         "UUID={boot} /boot ext4 nosuid,nodev,x-systemd.device-timeout=10min 0 2\n\
          UUID={} /boot/efi vfat umask=0077,noauto 0 0\n",
-        esp.as_fat()
+        fat_volume(esp)
     )
 }
 
@@ -182,7 +180,7 @@ mod tests {
     use crate::imaging::install::tests_support::plan;
 
     fn rendered(plan: &ImagingPlan) -> Vec<HostFile> {
-        let uuid = FsUuid::random().unwrap();
+        let uuid = random_uuid().unwrap();
         render_files(plan, "10.77.0.99", &uuid, &uuid).unwrap()
     }
 
@@ -221,7 +219,7 @@ mod tests {
             follow_repo: Some("http://192.168.121.1:8080".into()),
             ..plan()
         };
-        let uuid = FsUuid::random().unwrap();
+        let uuid = random_uuid().unwrap();
         let files = render_files(&plan, "", &uuid, &uuid).unwrap();
         let paths: Vec<_> = files.iter().map(|file| file.path).collect();
         assert_eq!(paths, ["etc/hosts", "etc/fstab", "etc/rackstep/host.json"]);

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::rim::disk::DiskError;
-use crate::rim::disk::filesystem::{FsUuid, format_ext4, format_fat, format_xfs};
+use crate::rim::disk::filesystem::{format_ext4, format_fat, format_xfs, random_uuid};
 use crate::rim::disk::layout::Layout;
 use crate::rim::disk::loops::LoopDevice;
 use crate::rim::disk::mounts::Mount;
@@ -27,17 +29,17 @@ pub struct Workspace {
 #[derive(Debug)]
 pub struct Uuids {
     /// The EFI system partition's.
-    pub esp: FsUuid,
+    pub esp: Uuid,
     /// That of `/boot`.
-    pub boot: FsUuid,
+    pub boot: Uuid,
     /// The root's.
-    pub root: FsUuid,
+    pub root: Uuid,
 }
 
 impl Uuids {
     /// New ones.
     pub fn random() -> Result<Self, DiskError> {
-        Ok(Self { esp: FsUuid::random()?, boot: FsUuid::random()?, root: FsUuid::random()? })
+        Ok(Self { esp: random_uuid()?, boot: random_uuid()?, root: random_uuid()? })
     }
 }
 
@@ -71,17 +73,17 @@ impl Workspace {
     }
 
     /// UUID of the root file system.
-    pub const fn root_uuid(&self) -> &FsUuid {
+    pub const fn root_uuid(&self) -> &Uuid {
         &self.uuids.root
     }
 
     /// UUID of `/boot`.
-    pub const fn boot_uuid(&self) -> &FsUuid {
+    pub const fn boot_uuid(&self) -> &Uuid {
         &self.uuids.boot
     }
 
     /// UUID of the EFI system partition.
-    pub const fn esp_uuid(&self) -> &FsUuid {
+    pub const fn esp_uuid(&self) -> &Uuid {
         &self.uuids.esp
     }
 

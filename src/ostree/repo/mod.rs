@@ -65,7 +65,10 @@ impl Repo {
             }
             Err(source) => return Err(RepoError::io("reading", &config, source)),
         };
-        let mode = match config_value(&text, "core", "mode") {
+        let keys = glib::KeyFile::new();
+        let mode =
+            keys.load_from_data(&text, glib::KeyFileFlags::NONE).and_then(|()| keys.string("core", "mode"));
+        let mode = match mode.as_deref().ok() {
             Some("archive" | "archive-z2") => Mode::Archive,
             Some("bare") => Mode::Bare,
             other => {
@@ -137,33 +140,9 @@ impl Repo {
     }
 }
 
-/// The value of `key` in `[section]` of a key file.
-fn config_value<'t>(text: &'t str, section: &str, key: &str) -> Option<&'t str> {
-    let mut inside = false;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            inside = name == section;
-        } else if inside
-            && let Some((name, value)) = line.split_once('=')
-            && name.trim() == key
-        {
-            return Some(value.trim());
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn key_files() {
-        let text = "[other]\nmode=x\n[core]\n# c\nrepo_version=1\nmode = bare\n[z]\nmode=y\n";
-        assert_eq!(config_value(text, "core", "mode"), Some("bare"));
-        assert_eq!(config_value(text, "core", "none"), None);
-        assert_eq!(config_value("", "core", "mode"), None);
-    }
 
     #[test]
     fn create_opens_what_is_there_and_refuses_another_mode() {

@@ -1,7 +1,7 @@
 //! The sysroot: deployments, and the one act that changes the next boot.
 //!
 //! 1. [`Sysroot::stage_locked`] checks a commit out beside the others: additive, the next boot is untouched;
-//! 2. the release of that very checkout is proven, by somebody else ([`Proof`]);
+//! 2. that very release is proven, by somebody else ([`VerifiedRelease`]);
 //! 3. [`Sysroot::finalize`] takes both by value and makes it the next boot. [`Sysroot::set_next_boot`] does the same for a
 //!    deployment that is already there.
 //!
@@ -18,12 +18,11 @@ mod open;
 
 use std::path::{Path, PathBuf};
 
-use crate::docker::{VerifiedPins, WrongRelease};
-use crate::formats::image::store::ImageStore;
 use crate::model::deployment::Role;
 use crate::model::trial::RELEASE_ARGUMENT;
-use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref, ReleasePins};
+use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref};
 use crate::ostree::repo::VerifiedRelease;
+
 pub use boot_room::BootCopy;
 pub use lock::LockError;
 
@@ -38,16 +37,6 @@ pub const PREPARED_REF: &str = "rackstep/prepared";
 pub struct Sysroot {
     inner: ostree::Sysroot,
     path: PathBuf,
-}
-
-/// What a flip takes: proofs that were just made.
-#[derive(Debug)]
-#[must_use = "a proof is there to be taken by a flip"]
-pub struct Proof {
-    /// Every object of the release is good.
-    pub release: VerifiedRelease,
-    /// Docker holds its images; needed for a release whose layers cannot be mounted.
-    pub images: Option<VerifiedPins>,
 }
 
 /// Why the sysroot did not do what it was asked.
@@ -78,19 +67,12 @@ pub enum SysrootError {
     #[error("{0} is not a deployment of this host")]
     NoDeployment(DeploymentId),
     /// The proof is of another release.
-    #[error("making {commit} the next boot with a proof of another release")]
+    #[error("making {commit} the next boot with a proof of {proven}")]
     Proof {
         /// What was to be booted.
         commit: Commit,
         /// What the proof is of.
-        #[source]
-        source: Box<crate::docker::WrongRelease>,
-    },
-    /// Docker must hold the images of a release whose layers cannot be mounted, and nobody proved that it does.
-    #[error("release {commit} was made without trees of its layers, and its images were not verified")]
-    NoImages {
-        /// The release.
-        commit: Commit,
+        proven: Commit,
     },
     /// Another program is at work on it.
     #[error("another program changes the deployments of {path} at the moment")]
@@ -324,8 +306,8 @@ impl Sysroot {
     }
 
     /// **The flip**: makes a staged release the next boot.
-    pub fn finalize(&self, staged: StagedLocked, proof: Proof) -> Result<(), SysrootError> {
-        require_proof(&staged.path, staged.commit, &proof)?;
+    pub fn finalize(&self, staged: StagedLocked, proof: VerifiedRelease) -> Result<(), SysrootError> {
+        require_proof(staged.commit, &proof)?;
         // libostree copies the kernel at shutdown, where a full disk is told to nobody.
         self.require_boot_room(&staged)?;
         match staged.by {
@@ -348,7 +330,7 @@ impl Sysroot {
     }
 
     /// **The flip** for a deployment that is already there: puts it first in the boot order. Drops what is staged.
-    pub fn set_next_boot(&self, id: &DeploymentId, proof: Proof) -> Result<(), SysrootError> {
+    pub fn set_next_boot(&self, id: &DeploymentId, proof: VerifiedRelease) -> Result<(), SysrootError> {
         let mut order: Vec<_> = self.inner.deployments().into_iter().filter(|raw| !raw.is_staged()).collect();
         let mut found = None;
         for (index, raw) in order.iter().enumerate() {
@@ -360,8 +342,7 @@ impl Sysroot {
             }
         }
         let Some(index) = found else { return Err(SysrootError::NoDeployment(id.clone())) };
-        let path = self.path.join(self.inner.deployment_dirpath(&order[index]).as_str());
-        require_proof(&path, id.commit, &proof)?;
+        require_proof(id.commit, &proof)?;
         order[..=index].rotate_right(1);
         self.inner
             .write_deployments(&order, gio::Cancellable::NONE)
@@ -467,25 +448,9 @@ impl Sysroot {
     }
 }
 
-/// The proof must be of this commit and of the pin set that lies in its checkout.
-fn require_proof(root: &Path, commit: Commit, proof: &Proof) -> Result<(), SysrootError> {
-    let files = root.join(RELEASE_DIR);
-    let path = files.join("pins.json");
-    let pins = std::fs::read(&path).map_err(|source| SysrootError::Read { path, source })?;
-    let wrong = |source| SysrootError::Proof { commit, source: Box::new(source) };
-    let proven = proof.release.commit();
-    if proven != commit {
-        return Err(wrong(WrongRelease::Commit { proven, wanted: commit }));
-    }
-    match &proof.images {
-        Some(images) => images.require_for(commit, &pins).map_err(wrong),
-        None => {
-            let pins = ReleasePins::parse(commit, &pins).map_err(|_| SysrootError::NoImages { commit })?;
-            let store = ImageStore::new(files.join("images"));
-            let mountable = pins.images().all(|(_, image)| store.has_trees(image));
-            if mountable { Ok(()) } else { Err(SysrootError::NoImages { commit }) }
-        }
-    }
+fn require_proof(commit: Commit, proof: &VerifiedRelease) -> Result<(), SysrootError> {
+    let proven = proof.commit();
+    if proven == commit { Ok(()) } else { Err(SysrootError::Proof { commit, proven }) }
 }
 
 /// The arguments, and the one that says which release it is. Boot entries are told apart by it, whichever place they have;

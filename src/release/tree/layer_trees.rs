@@ -13,9 +13,7 @@ use rayon::prelude::*;
 use crate::formats::image::crc64::Crc64;
 use crate::formats::image::erofs;
 use crate::formats::image::layer_image::sums::Sums;
-use crate::formats::image::layer_image::{
-    ContentFacts, LayerImageError, SUMS, TREE, contents, render, sparse_file,
-};
+use crate::formats::image::layer_image::{ContentFacts, LayerImageError, SUMS, TREE, contents, render};
 use crate::ostree::repo::{RepoError, file_object};
 
 /// Why a layer has no tree.
@@ -38,15 +36,10 @@ pub enum LayerTreeError {
     },
 }
 
-/// Makes `tree` and `sums` of the layer in `dir`, unless they are there. False if the layer can have none, because it holds a
-/// sparse file: hosts import images with such a layer, as those of releases without trees.
-pub fn ensure_layer_tree(dir: &Path) -> Result<bool, LayerTreeError> {
+/// Makes `tree` and `sums` of the layer in `dir`, unless they are there.
+pub fn ensure_layer_tree(dir: &Path) -> Result<(), LayerTreeError> {
     if dir.join(SUMS).is_file() && is_current(&dir.join(TREE)) {
-        return Ok(true);
-    }
-    if let Some(entry) = sparse_file(dir)? {
-        tracing::warn!(layer = %dir.display(), entry, "a sparse file: hosts import images with this layer");
-        return Ok(false);
+        return Ok(());
     }
     let facts = contents(dir)?
         .par_iter()
@@ -59,8 +52,7 @@ pub fn ensure_layer_tree(dir: &Path) -> Result<bool, LayerTreeError> {
     let image = render(dir, &facts)?;
     write(dir, SUMS, &Sums::new(image.size, &facts).render())?;
     // The last one: it is what tells that both are there.
-    write(dir, TREE, &image.tree)?;
-    Ok(true)
+    write(dir, TREE, &image.tree)
 }
 
 fn is_current(tree: &Path) -> bool {

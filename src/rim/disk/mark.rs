@@ -157,13 +157,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::rim::disk::filesystem::{FsUuid, format_ext4};
+    use uuid::Uuid;
+
+    use crate::rim::disk::filesystem::{format_ext4, random_uuid};
     use crate::rim::disk::layout::plan_layout;
     use crate::rim::disk::table::{PreparedTable, Settled};
 
     const SIZE: u64 = 4096 * MIB;
 
-    fn bound(table: &str, root: Span, uuid: &FsUuid) -> BoundMark {
+    fn bound(table: &str, root: Span, uuid: &Uuid) -> BoundMark {
         let mark = DiskMark {
             host: "control-1".into(),
             generation: 2,
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_damaged_block_is_no_mark() {
-        let made = bound("00", Span { start: 1, size: 2 }, &FsUuid::random().unwrap());
+        let made = bound("00", Span { start: 1, size: 2 }, &random_uuid().unwrap());
         let block = made.encode().unwrap();
         assert_eq!(block.len() as u64, MARK_SIZE);
         assert_eq!(BoundMark::decode(&block), Some(made));
@@ -199,7 +201,7 @@ mod tests {
         let target = Target::open_for_writing(&image).unwrap();
         let layout = plan_layout(SIZE).unwrap();
         let table = PreparedTable::prepare(&target, &layout, dir.path()).unwrap();
-        let uuid = FsUuid::random().unwrap();
+        let uuid = random_uuid().unwrap();
         let mark = bound(&table.guid(512).unwrap(), layout.root, &uuid);
         let state = |has_others| match observe_mark(&target, has_others).unwrap() {
             Found::Nothing => "nothing",
@@ -218,7 +220,7 @@ mod tests {
         mark.write(&target).unwrap();
         assert_eq!(state(false), "installed");
         // Another system in the same partitions, or with a table of its own, leaves the mark where it is.
-        write_root(&image, dir.path(), layout.root, &FsUuid::random().unwrap());
+        write_root(&image, dir.path(), layout.root, &random_uuid().unwrap());
         assert_eq!(state(true), "stale");
         write_root(&image, dir.path(), layout.root, &uuid);
         assert_eq!(state(false), "installed");
@@ -233,7 +235,7 @@ mod tests {
         assert_eq!(state(false), "stale", "an installation whose table somebody took away is data");
     }
 
-    fn write_root(image: &Path, dir: &Path, root: Span, uuid: &FsUuid) {
+    fn write_root(image: &Path, dir: &Path, root: Span, uuid: &Uuid) {
         use std::os::unix::fs::FileExt as _;
         let made = dir.join("root");
         File::create(&made).unwrap().set_len(64 * MIB).unwrap();

@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::rim::disk::MIB;
-    use crate::rim::disk::filesystem::{FsUuid, format_xfs};
+    use crate::rim::disk::filesystem::{format_xfs, random_uuid};
     use crate::rim::disk::mark::fs_uuid;
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
         File::create(&image).unwrap().set_len(1024 * MIB).unwrap();
         let target = Target::open_for_writing(&image).unwrap();
         let span = Span { start: MIB, size: 1000 * MIB };
-        let uuid = FsUuid::random().unwrap();
+        let uuid = random_uuid().unwrap();
         let format = || {
             let device = LoopDevice::attach(&target, span).unwrap();
             format_xfs(device.path(), &uuid, "root").unwrap();

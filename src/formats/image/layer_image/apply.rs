@@ -44,8 +44,11 @@ pub enum ApplyError {
         /// Its type byte.
         kind: char,
     },
-    /// A sparse file: such a layer has no image, see [`sparse_file`](super::sparse_file).
-    #[error("entry {0:?} is a sparse file, whose data is not its content")]
+    /// A sparse file in the PAX form: its data is not its content, so no object would hold what it shows.
+    #[error(
+        "entry {0:?} is a sparse file (GNU.sparse), which hosts cannot show: make the layer's tar without --sparse \
+         (bsdtar: --no-read-sparse)"
+    )]
     Sparse(String),
     /// More contents than were looked at.
     #[error("entry {0:?}: its content was not looked at")]
