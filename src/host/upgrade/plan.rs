@@ -364,7 +364,7 @@ mod tests {
             let request = UpgradeRequest { denied: &list, ..request };
             let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), request);
             assert_eq!((plan.reason, plan.steps), (Reason::Denied { denied: denied.clone() }, vec![]));
-            assert_eq!(plan_upgrade(&now, Some(10), None, &target('c', 20), request).steps.is_empty(), false);
+            assert!(!plan_upgrade(&now, Some(10), None, &target('c', 20), request).steps.is_empty());
         }
         let on_trial = UpgradeRequest { on_trial: Some(commit('a')), ..COMMIT };
         let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), on_trial);
