@@ -7,13 +7,14 @@ use crate::docker::{Docker, DockerError};
 use crate::host::absent;
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
-use crate::host::newest::{NewestError, read_newest};
+use crate::host::newest::read_newest;
 use crate::host::places::Places;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::rim::versioned::VersionedError;
 
 /// Where a release has this program.
 const PROGRAM: &str = "/usr/bin/rackstep";
@@ -42,7 +43,7 @@ pub enum StatusError {
 }
 
 /// The newest release that was accepted of the host's ref, and how old it is now; none: nothing was yet.
-pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, NewestError> {
+pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, VersionedError> {
     let reference = config.follows.to_string();
     let Some(release) = read_newest(path)?.refs.remove(&reference) else { return Ok(None) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());

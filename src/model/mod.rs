@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod commit;
 pub mod deployment;
 pub mod digest;
+pub mod history;
 pub mod host;
 pub mod identity;
 pub mod image_ref;
@@ -26,6 +27,7 @@ pub mod secret;
 pub mod size;
 pub mod status;
 pub mod text;
+pub mod trial;
 pub mod vagrant;
 pub mod volume;
 
