@@ -230,7 +230,7 @@ fn first_boot_upgrade_and_rollback() {
     let places = world.places();
     let boot = |release: &Release| boot(&docker, &root, release, &places).unwrap();
     let boot_phases = |release: &Release| {
-        with_kubelet(&daemon, &places, || boot_phases(&docker, &root, release, &places, &Silent))
+        with_kubelet(&daemon, &places, || boot_phases(&docker, &root, release, &places, false, &Silent))
     };
 
     // First boot: nothing is there yet, the database waits for its phase.
@@ -333,7 +333,7 @@ fn an_image_that_is_not_there_keeps_its_own_pods_out_and_no_others() {
     let booted = boot(&docker, &root, &release, &places).unwrap();
     assert_eq!(booted.kept_out.pods, [("service".to_owned(), why.to_owned())].into());
     assert_eq!(booted.kept_out.phases, [("expand".to_owned(), why.to_owned())].into());
-    let phases = || boot_phases(&docker, &root, &release, &places, &Silent);
+    let phases = || boot_phases(&docker, &root, &release, &places, false, &Silent);
     let done = with_kubelet(&daemon, &places, phases).unwrap();
     assert_eq!((done.ran, done.started), (vec!["init".to_owned()], vec!["database".to_owned()]));
     assert_eq!(done.kept_out, booted.kept_out);

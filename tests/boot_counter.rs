@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rackstep::lab::machine::{Boot, DiskFormat, DiskSpec, Firmware, Machine, MachineSpec, Network, tiny};
 use rackstep::model::trial::Ladder;
-use rackstep::rim::disk::filesystem::{FsUuid, format_ext4, format_fat};
+use rackstep::rim::disk::filesystem::{format_ext4, format_fat, random_uuid};
 use rackstep::rim::disk::layout::{Layout, plan_layout, render_sfdisk};
 use rackstep::rim::disk::loops::LoopDevice;
 use rackstep::rim::disk::mounts::Mount;
@@ -67,7 +67,7 @@ impl Disk {
         let bios = grub.make_bios(disk.layout.bios).unwrap().unwrap();
         target.write(disk.layout.bios.start, &bios.core).unwrap();
         target.write(0, bios.boot_code.as_slice()).unwrap();
-        let uuid = FsUuid::random().unwrap();
+        let uuid = random_uuid().unwrap();
         let esp = LoopDevice::attach(&target, disk.layout.esp).unwrap();
         format_fat(esp.path(), &uuid, "ESP").unwrap();
         assert!(grub.install_uefi(esp.path()).unwrap());

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use rackstep::lab::cluster::Home;
 use rackstep::lab::machine::{Network, Ssh, SshKey, tiny};
+use rackstep::lab::story::Story;
 use rackstep::rim::cache_dir::cache_dir;
 use rackstep::rim::wait::poll;
 use serde_json::Value;
-use support::story::{Story, run};
+use support::story::{begin, checkout, run};
 
 const HOST: &str = "10.90.0.11";
 /// Addresses of the outside world's end of OVN, and of servers in it.
@@ -46,14 +47,14 @@ struct Site {
 }
 
 impl Site {
-    fn new(story: &Story) -> Self {
+    fn new(story: &Story<'_>) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let name = format!("openstack-{}", std::process::id());
         let text = format!(
             "name: {name}\nrepo: {}\nrelease: 1.0.0\nplatform: container\ndisk: 20\ntrusted_keys: {:?}\n\
              control: {{memory: 8192, cpus: 2}}\n",
             story.repo().display(),
-            story.trusted_keys(),
+            story.trusted_keys().unwrap(),
         );
         fs::write(dir.path().join("cluster.yaml"), text).unwrap();
         Self { dir, name }
@@ -208,8 +209,8 @@ echo "$name $((sum / 1024))"; done | sort"#;
 
 #[test]
 fn from_a_release_to_a_server_that_answers() {
-    let mut story = Story::begin("RACKSTEP_OPENSTACK_REPO");
-    story.compose("all-in-one", "host-image/all-in-one.yaml", "1.0.0");
+    let mut story = begin("RACKSTEP_OPENSTACK_REPO");
+    story.compose("all-in-one", &checkout("host-image/all-in-one.yaml"), "1.0.0").unwrap();
     let program = client_program();
     let site = Site::new(&story);
     story.timed("disk of the release, and power on", || run(&mut site.cluster(&["up", "--until=power"])));
@@ -240,5 +241,5 @@ fn from_a_release_to_a_server_that_answers() {
     story.timed("the server answers from outside", || wait_for_a_ping(&network, &address));
 
     println!("\nmemory of services (MB, PSS)\n{}", ssh.text(MEMORY).unwrap());
-    story.print_timings();
+    println!("{}", story.render_timings());
 }
