@@ -15,5 +15,6 @@ pub mod layers;
 pub mod packages;
 pub mod process;
 pub mod registry;
+pub mod systemd;
 pub mod tls;
 pub mod wait;
