@@ -4,6 +4,7 @@
 STORY := imaged_upgraded_and_rolled_back_as_one
 HOST := a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its_power
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
+OPENSTACK := from_a_release_to_a_server_that_answers
 RACK := a_blank_machine_beside_the_provisioner_is_imaged
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rackstep
 # Licences and sources of dependencies; setup.sh fetches it. Advisories need a network, and are left out.
@@ -14,15 +15,17 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo bench fuzz install
+.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
 	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
 	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
+	@echo 'make openstack   composes the whole OpenStack set, boots it as a container, and starts a server through its public APIs'
 	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
+	@echo 'make bench-rack  the rack server under load, beside nginx; minutes'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
 	@echo 'make test-rack      the same: a blank machine imaged by the provisioner beside it; 20 minutes more'
 	@echo 'make test-fresh   setup and quick tests in a chroot of the minimal system: a missing install step shows'
@@ -38,13 +41,14 @@ lint: setup
 	shellcheck --severity=warning --exclude=SC3013,SC2115,SC2154 $(shell git ls-files '*.sh' ':!manifests/*/config/*') .ci/run
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --quiet --no-deps --document-private-items
 	@if [ -x $(DENY) ]; then $(DENY) --log-level warn check licenses bans sources; else echo 'NOT RUN: cargo-deny is not here'; fi
+	@scripts/check-support.sh
 
 check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
 	cargo test --quiet --no-fail-fast --lib --test layering
 
 test: check
-	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(HOST) --skip $(CLUSTER) --skip $(RACK)
+	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(HOST) --skip $(OPENSTACK) --skip $(CLUSTER) --skip $(RACK)
 	SECONDS_EACH=10 fuzz/run.sh
 	cargo test --test cluster_container -- --nocapture
 	cargo test --test machine_story -- --nocapture
@@ -65,8 +69,16 @@ test-fresh: setup
 demo: setup
 	cargo test --test machine_story -- --nocapture
 
+# RACKSTEP_OPENSTACK_REPO=DIR takes a release that is composed already.
+openstack: setup
+	cargo test --test openstack_story -- --nocapture
+
 bench: setup
 	cargo bench --bench bench
+
+bench-rack: setup
+	cargo build --release
+	benches/rack.sh
 
 fuzz: setup
 	SECONDS_EACH=$(or $(SECONDS),60) nice fuzz/run.sh $(TARGETS)

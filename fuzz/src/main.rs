@@ -7,9 +7,11 @@
 //! Run by `fuzz/run.sh`.
 #![no_main]
 
+mod arguments;
 mod documents;
 mod layer;
 mod patch;
+mod rack;
 mod scratch;
 mod shard;
 mod skeleton;
@@ -26,12 +28,14 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [Target; 7] = [
     Target { name: "layer", run: layer::run, seeds: layer::seeds },
     Target { name: "skeleton", run: skeleton::run, seeds: skeleton::seeds },
     Target { name: "shard", run: shard::run, seeds: shard::seeds },
     Target { name: "patch", run: patch::run, seeds: patch::seeds },
     Target { name: "documents", run: documents::run, seeds: documents::seeds },
+    Target { name: "arguments", run: arguments::run, seeds: arguments::seeds },
+    Target { name: "rack", run: rack::run, seeds: rack::seeds },
 ];
 
 static TARGET: OnceLock<&Target> = OnceLock::new();

@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Read};
 use std::path::Path;
 
 use super::{Docker, DockerError};
-use crate::formats::image::stream::{CHUNK, HashingWriter};
+use crate::formats::image::stream::{CHUNK, Hashing};
 use crate::formats::image::tree::tree_path;
 use crate::model::Digest;
 
@@ -69,7 +69,7 @@ fn unpack(reader: impl Read, dir: &Path, has: &dyn Fn(Digest) -> bool) -> io::Re
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
             }
-            let mut out = BufWriter::with_capacity(CHUNK, HashingWriter::new(File::create(&path)?));
+            let mut out = BufWriter::with_capacity(CHUNK, Hashing::new(File::create(&path)?));
             io::copy(&mut entry, &mut out)?;
             let (digest, _) = out.into_inner().map_err(io::IntoInnerError::into_error)?.finish();
             if has(digest) {

@@ -35,6 +35,7 @@ impl ReleaseFiles {
     pub(super) fn open(repo: &Path, home: &Path) -> Result<Self, RackError> {
         let what = || format!("opening the release repo {}", repo.display());
         let repo = Repo::open(repo).map_err(|source| RackError::Repo { what: what(), source })?;
+        remove_partial(home);
         Ok(Self { repo, home: home.to_owned(), proved: Mutex::new(BTreeMap::new()) })
     }
 
@@ -96,6 +97,15 @@ fn is_same(path: &Path, bytes: &[u8]) -> bool {
         && std::fs::read(path).is_ok_and(|found| Sha256::digest(&found) == Sha256::digest(bytes))
 }
 
+/// Removes what a power cut left half-written.
+fn remove_partial(home: &Path) {
+    for file in walkdir::WalkDir::new(home).min_depth(2).max_depth(2).into_iter().flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "partial") {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
+}
+
 /// Writes beside the file, waits for the disk, renames, waits for the directory. Nothing half-written stays.
 fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let partial = dir.join(format!("{name}.partial"));
@@ -126,6 +136,10 @@ mod tests {
             repo.commit_tree(&dir.path().join("tree"), &CommitOptions::default(), &Silent).unwrap().commit;
         let open = || ReleaseFiles::open(&dir.path().join("repo"), &dir.path().join("boot")).unwrap();
         let path = open().require(commit, "vmlinuz").unwrap().unwrap();
+        let partial = path.parent().unwrap().join("initramfs.img.partial");
+        std::fs::write(&partial, "ker").unwrap();
+        open();
+        assert!(!partial.exists());
         for damaged in ["", "kernex", "kernel and more"] {
             std::fs::write(&path, damaged).unwrap();
             let files = open();

@@ -2,15 +2,19 @@
 //!
 //! A dnsmasq left over from a server that was killed is found by the pid file in the state directory and ended first.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use super::dhcp_log::DhcpLog;
 use super::{RackError, RackOptions, Teller};
 use crate::model::rack::Rack;
 use crate::rack::netboot::dnsmasq::{BIOS_PROGRAM, Files, UEFI_PROGRAM, render_dnsmasq};
@@ -42,13 +46,18 @@ pub(super) async fn supervise(
     }
     let configuration = options.state.join("dnsmasq.conf");
     let leases = options.state.join("dnsmasq.leases");
-    let log = options.state.join("dnsmasq.log");
+    let log = DhcpLog::new(options.state.join("dnsmasq.log"));
     let text = render_dnsmasq(rack, Files { tftp: &options.ipxe, leases: &leases });
-    fs::write(&configuration, text).map_err(RackError::io(format!("writing {}", configuration.display())))?;
+    let written = write_whole(&configuration, &text);
+    if let Err(error) = &written {
+        // A full disk stops no netboot: then dnsmasq reads its configuration from us.
+        tracing::warn!(%error, "writing {}", configuration.display());
+    }
     end_leftover(&options.state, &configuration);
     loop {
         let began = Instant::now();
-        let mut child = start(&configuration, &log)?;
+        let file = written.is_ok().then_some(configuration.as_path());
+        let (mut child, follower) = start(file, &text, &log).await?;
         if let Some(pid) = child.id() {
             let _ = fs::write(pid_path(&options.state), pid.to_string());
         }
@@ -61,7 +70,8 @@ pub(super) async fn supervise(
                 return Ok(());
             }
         };
-        let words = last_words(&log);
+        let _ = tokio::time::timeout(FAREWELL, follower).await;
+        let words = log.last_words();
         if began.elapsed() < EARLY {
             return Err(RackError::Dhcp { status: ended.to_string(), words });
         }
@@ -79,20 +89,38 @@ pub(super) async fn stop_asked(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stop| *stop).await);
 }
 
-fn start(configuration: &Path, log: &Path) -> Result<Child, RackError> {
-    let failed = || format!("opening {}", log.display());
-    let out = OpenOptions::new().create(true).append(true).open(log).map_err(RackError::io(failed()))?;
-    let also: File = out.try_clone().map_err(RackError::io(failed()))?;
-    Command::new(dnsmasq::program())
+/// Starts dnsmasq with its configuration in `file`, or else with `text` through a pipe; the task ends with its last word.
+async fn start(file: Option<&Path>, text: &str, log: &DhcpLog) -> Result<(Child, JoinHandle<()>), RackError> {
+    let place = file.map_or("-".to_owned(), |file| file.display().to_string());
+    let mut child = Command::new(dnsmasq::program())
         .arg("--keep-in-foreground")
-        .arg(format!("--conf-file={}", configuration.display()))
+        .arg(format!("--conf-file={place}"))
         .args(["--log-facility=-", "--pid-file="])
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(also)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(RackError::io("starting dnsmasq (Debian package: dnsmasq-base)"))
+        .map_err(RackError::io("starting dnsmasq (Debian package: dnsmasq-base)"))?;
+    let (words, stdin) = (child.stderr.take(), child.stdin.take());
+    let log = log.clone();
+    let follower = tokio::spawn(async move {
+        if let Some(words) = words {
+            log.follow(words).await;
+        }
+    });
+    if let (None, Some(mut stdin)) = (file, stdin) {
+        // One that ends before it has read everything says why.
+        let _ = stdin.write_all(text.as_bytes()).await;
+    }
+    Ok((child, follower))
+}
+
+/// Replaces a small file as a whole: what is there stays where there is no room.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let partial = path.with_extension("conf.partial");
+    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
+    written.inspect_err(|_| drop(fs::remove_file(&partial)))
 }
 
 async fn end(child: &mut Child) {
@@ -113,10 +141,4 @@ fn end_leftover(state: &Path, configuration: &Path) {
 
 fn pid_path(state: &Path) -> PathBuf {
     state.join("dnsmasq.pid")
-}
-
-fn last_words(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no words").trim().to_owned()
 }

@@ -4,21 +4,20 @@
 //! netboot handed to that attempt; what can be done by asking is bounded by the rack file, and by what is on the disks.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
-use tower_http::services::{ServeDir, ServeFile};
 
 use super::boot_files::ReleaseFiles;
+use super::files::{FileRoot, answer_file};
+use super::neighbours;
 use super::records::{Records, Subject};
 use super::view::{RackView, render_page};
 use super::{RackError, RackEvent, RackOptions, Teller, now};
@@ -45,11 +44,7 @@ pub(super) struct RackServer {
 }
 
 /// All routes.
-pub(super) fn router(server: Arc<RackServer>) -> Router {
-    let repo = ServeDir::new(&server.options.repo).append_index_html_on_directories(false);
-    let repo = Router::new()
-        .fallback_service(repo)
-        .layer(middleware::from_fn_with_state(server.clone(), stay_in_the_repo));
+pub(super) fn router(server: Arc<RackServer>, repo: FileRoot) -> Router {
     let reports = Router::new()
         .route("/v1/machines/{mac}/inventory", post(inventory))
         .route("/v1/machines/{mac}/events", post(event))
@@ -63,7 +58,7 @@ pub(super) fn router(server: Arc<RackServer>) -> Router {
         .route("/boot/ipxe", get(script))
         .route("/boot/{program}", get(boot_program))
         .route("/boot/{commit}/{name}", get(release_file))
-        .nest_service("/repo", repo)
+        .nest_service("/repo", repo.router())
         .with_state(server)
 }
 
@@ -83,45 +78,6 @@ async fn require_secret(State(server): Shared, request: Request, next: Next) -> 
         Ok(response) => response,
         Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     }
-}
-
-/// A symlink in the repo must not lead a request out of it.
-async fn stay_in_the_repo(State(server): Shared, request: Request, next: Next) -> Response {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
-    let repo = server.options.repo.clone();
-    let inside = tokio::task::spawn_blocking(move || is_inside(&repo, &path)).await;
-    if inside.unwrap_or(false) { next.run(request).await } else { StatusCode::NOT_FOUND.into_response() }
-}
-
-/// Does the kernel reach `path` (as in a URL) below `root` without leaving it?
-fn is_inside(root: &FilePath, path: &str) -> bool {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let path = percent_decoded(path);
-    let path = if path.is_empty() { b".".to_vec() } else { path };
-    let opened = rustix::fs::open(root, flags, Mode::empty())
-        .and_then(|root| rustix::fs::openat2(root, path.as_slice(), flags, Mode::empty(), resolve));
-    opened.is_ok()
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let pair = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 type Shared = State<Arc<RackServer>>;
@@ -188,6 +144,8 @@ fn claim_of(mac: Mac, uuid: Option<&String>, serial: Option<&String>) -> Claim {
 /// What netboot found out about a machine under the records' lock.
 enum Netboot {
     Answer(BootAnswer),
+    /// The packets came from another card than the request says.
+    Liar(Mac),
     Rival(Vec<String>),
 }
 
@@ -211,6 +169,7 @@ impl RackServer {
         };
         let subject = Subject::Host(host.name.clone());
         let secret = new_secret()?;
+        let sender = neighbours::card_of(peer);
         // Only a secret that is handed out must outlive the server.
         let is_handed_out = |found: &Netboot| matches!(found, Netboot::Answer(BootAnswer::Installer));
         let found = self.records.change((&subject, mac), now(), is_handed_out, |record| {
@@ -222,6 +181,9 @@ impl RackServer {
             (record.mac, record.uuid, record.serial) = (mac, claim.uuid, claim.serial);
             let answer = plan_boot(Some(host), Some(record));
             if answer == BootAnswer::Installer {
+                if let Some(other) = sender.filter(|sender| *sender != mac) {
+                    return Netboot::Liar(other);
+                }
                 record.pending = secret_digest(&secret);
             }
             Netboot::Answer(answer)
@@ -239,6 +201,12 @@ impl RackServer {
         };
         match found {
             Netboot::Rival(claims) => disk("refused", format!("{mac} is not touched: {}", claims.join("; "))),
+            Netboot::Liar(other) => disk(
+                "refused",
+                format!(
+                    "{mac} is not touched: the request came from the card {other}; does a router hide the machine?"
+                ),
+            ),
             Netboot::Answer(BootAnswer::LeaveUnknown) => {
                 disk("unknown", format!("{mac} is not in the rack file; not touched"))
             }
@@ -521,65 +489,31 @@ async fn page(State(server): Shared) -> Html<String> {
     Html(render_page(&server.view(), now()))
 }
 
-async fn boot_program(State(server): Shared, Path(name): Path<String>, request: Request) -> Response {
+async fn boot_program(
+    State(server): Shared,
+    Path(name): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
     if name != UEFI_PROGRAM {
         return StatusCode::NOT_FOUND.into_response();
     }
     // UEFI HTTP boot looks at the type before it runs the file.
-    let mut response = serve_file(&server.options.ipxe.join(UEFI_PROGRAM), request).await;
+    let mut response = answer_file(&server.options.ipxe.join(UEFI_PROGRAM), &method, &headers).await;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/efi"));
     response
 }
 
+/// GET, HEAD and ranges, with the length: firmware asks for it first.
 async fn release_file(
     State(server): Shared,
     Path((commit, name)): Path<(Commit, String)>,
-    request: Request,
+    method: Method,
+    headers: HeaderMap,
 ) -> Result<Response, Trouble> {
     let found = blocking(&server, move |server| server.files.require(commit, &name)).await?;
     Ok(match found {
-        Some(path) => serve_file(&path, request).await,
+        Some(path) => answer_file(&path, &method, &headers).await,
         None => StatusCode::NOT_FOUND.into_response(),
     })
-}
-
-/// GET, HEAD and ranges, with the length: firmware asks for it first.
-async fn serve_file(path: &FilePath, request: Request) -> Response {
-    match ServeFile::new(path).try_call(request).await {
-        Ok(response) => response.into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_never_lead_out_of_the_repo() {
-        let dir = tempfile::tempdir().unwrap();
-        let repo = dir.path().join("repo");
-        std::fs::create_dir_all(repo.join("refs/a b")).unwrap();
-        std::fs::write(repo.join("config"), "x").unwrap();
-        std::fs::write(dir.path().join("outside"), "x").unwrap();
-        for (link, to) in
-            [("shadow", "/etc/shadow"), ("up", "../outside"), ("same", "config"), ("dir", "/etc")]
-        {
-            std::os::unix::fs::symlink(to, repo.join(link)).unwrap();
-        }
-        for (path, inside) in [
-            ("config", true),
-            ("", true),
-            ("same", true),
-            ("refs/a%20b", true),
-            ("shadow", false),
-            ("up", false),
-            ("dir/passwd", false),
-            ("../outside", false),
-            ("%2e%2e/outside", false),
-            ("absent", false),
-        ] {
-            assert_eq!(is_inside(&repo, path), inside, "{path}");
-        }
-    }
 }

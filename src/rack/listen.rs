@@ -1,6 +1,7 @@
 //! Accepts connections within bounds, so that nobody who only connects keeps a machine from being answered.
 //!
-//! 1. A head that does not come within [`HEAD_ARRIVES`] ends its connection, and so does an idle one;
+//! 1. A head that does not come within [`HEAD_ARRIVES`] ends its connection, and so does an idle one; so does a client that
+//!    takes less than [`LEAST`] of an answer in [`PATIENCE`];
 //! 2. an address has at most [`PER_ADDRESS`] connections: beyond that the oldest that never asked anything goes, or, where all
 //!    have asked, the new one; 3. there are at most [`ALL`], and as many open files as the system allows.
 
@@ -24,9 +25,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::dhcp::stop_asked;
+use super::pace::{Pace, Paced};
 
 /// How long the head of a request may take.
 const HEAD_ARRIVES: Duration = Duration::from_secs(10);
+/// How long an answer may come forward by less than [`LEAST`].
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes. The kernel takes them in lumps, so a client that goes on at some ten kilobytes a second passes.
+const LEAST: u64 = 64 << 10;
+/// What hyper holds of a connection, a request's head among it. Hundreds of downloads must not hold much.
+const HELD: usize = 64 << 10;
 /// A host that pulls has some ten; a router before a rack may have many.
 const PER_ADDRESS: usize = 128;
 /// Each costs some kilobytes.
@@ -122,12 +130,15 @@ async fn serve_one(
         inner.call(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_ARRIVES);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_ARRIVES).max_buf_size(HELD);
+    let pace = Arc::new(Pace::default());
+    let stream = Paced { stream, pace: pace.clone() };
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // Clients come and go; how a connection ended is nobody's trouble.
         _ = serving.as_mut() => return,
         () = connection.evicted.notified() => return,
+        () = pace.stalled(PATIENCE, LEAST) => return,
         () = stop_asked(&mut stopped) => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;

@@ -10,10 +10,14 @@
 mod advertise;
 mod boot_files;
 mod dhcp;
+mod dhcp_log;
+mod files;
 mod http;
 mod listen;
 pub mod manifest;
+mod neighbours;
 pub mod netboot;
+mod pace;
 mod records;
 pub mod repo;
 mod view;
@@ -161,7 +165,9 @@ pub async fn serve(
     let socket =
         TcpListener::bind(address).await.map_err(RackError::io(format!("listening on {address}")))?;
     let (stop, stopped) = watch::channel(false);
-    let app = http::router(server.clone());
+    let repo = files::FileRoot::open(&options.repo)
+        .map_err(RackError::io(format!("opening the release repo {}", options.repo.display())))?;
+    let app = http::router(server.clone(), repo);
     let mut web = tokio::spawn(listen::serve_connections(socket, app, stopped.clone()));
     tell.rack(
         &server.rack.name,

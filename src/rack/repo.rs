@@ -7,7 +7,8 @@ use std::path::Path;
 use axum::Router;
 use axum::serve::ListenerExt;
 use tokio::runtime::Runtime;
-use tower_http::services::ServeDir;
+
+use super::files::FileRoot;
 
 /// Serves until it is dropped.
 #[derive(Debug)]
@@ -18,10 +19,10 @@ pub struct RepoServer {
 impl RepoServer {
     /// Serves `repo` below `path` on `listener`, whose network it stays in whoever calls this.
     pub fn start(listener: TcpListener, path: &str, repo: &Path) -> io::Result<Self> {
-        let files = ServeDir::new(repo).append_index_html_on_directories(false);
+        let files = FileRoot::open(repo)?.router();
         let path = path.trim_end_matches('/');
         let router = match path {
-            "" => Router::new().fallback_service(files),
+            "" => files,
             path => Router::new().nest_service(path, files),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

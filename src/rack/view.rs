@@ -62,7 +62,7 @@ impl RackView {
     pub(super) fn new(rack: &Rack, records: &Machines, version: impl Fn(Commit) -> Option<String>) -> Self {
         let mut machines = Vec::new();
         for host in &rack.hosts {
-            let record = records.get(&Subject::Host(host.name.clone()));
+            let record = records.get(&Subject::Host(host.name.clone())).map(|record| &**record);
             let mut view = MachineView::of(record, Some(host.reimage));
             view.host = Some(host.name.clone());
             view.mac = view.mac.or(host.mac);

@@ -4,13 +4,13 @@
 //!    recipes, or described by the registry, daemon or archive that has them. The lock file is written last and at once: a failure leaves the old one.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::tree::binaries::{self, BinaryError};
 use super::tree::cache::Cache;
 use super::tree::images::{ImageError, Images};
 use super::tree::podcheck::PodCheck;
+use crate::formats::atomic::{Durability, replace};
 use crate::model::place::InputError;
 use crate::model::{Digest, Progress};
 use crate::release::manifest::lock::LOCK_FORMAT;
@@ -149,16 +149,8 @@ pub fn lock_path(treefile: &Path) -> PathBuf {
 /// Writes a lock: the old one or the new one is there at every instant.
 pub fn write(lock: &Lock, path: &Path) -> Result<(), LockError> {
     let text = lock.render()?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |source| LockError::Write { path: path.to_owned(), source };
-    let mut file = tempfile::Builder::new()
-        .prefix(".lock-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)
-        .map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    replace(path, text.as_bytes(), 0o644, Durability::Durable)
+        .map_err(|source| LockError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

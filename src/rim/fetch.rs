@@ -207,7 +207,7 @@ fn follow(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action 
 }
 
 /// Tries `act` again, a few times, while its failure is one that may pass.
-pub fn attempt<T, E: std::fmt::Display>(
+pub fn attempt<T, E: std::fmt::Debug>(
     is_passing: impl Fn(&E) -> bool,
     mut act: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
@@ -215,7 +215,7 @@ pub fn attempt<T, E: std::fmt::Display>(
     loop {
         match act() {
             Err(error) if is_passing(&error) && attempt < ATTEMPTS => {
-                tracing::debug!(%error, attempt, "trying again");
+                tracing::debug!(?error, attempt, "trying again");
                 pause_before(attempt);
                 attempt += 1;
             }

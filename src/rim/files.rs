@@ -1,9 +1,13 @@
 //! Writes files so that nobody ever sees half of one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use crate::formats::atomic::{is_same, replace};
+
+pub use crate::formats::atomic::{Durability, free_bytes};
 
 /// A file or directory that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -23,45 +27,12 @@ pub fn naming<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error)
     move |source| FileError { operation, path: path.to_owned(), source }
 }
 
-/// Must the file survive a power cut right after?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Gone with the boot anyway.
-    Volatile,
-    /// Synced, name and content.
-    Durable,
-}
-
-/// Replaces `path` by a file of `bytes`: a dotfile beside it (kubelet skips those) and a rename. False: it was so already.
+/// Replaces `path` by a file of `bytes`, as [`replace`] does. False: it was so already.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> Result<bool, FileError> {
-    let same = fs::read(path).is_ok_and(|there| there == bytes)
-        && fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o7777 == mode);
-    if same {
+    if is_same(path, bytes, mode) {
         return Ok(false);
     }
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(naming("writing", path)(io::ErrorKind::InvalidInput.into()));
-    };
-    let temporary = directory.join(format!(".{}.new", name.to_string_lossy()));
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        // The process's umask may have taken bits away.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(bytes)?;
-        if durability == Durability::Durable {
-            file.sync_all()?;
-        }
-        fs::rename(&temporary, path)?;
-        if durability == Durability::Durable {
-            File::open(directory)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().map_err(naming("writing", path))?;
+    replace(path, bytes, mode, durability).map_err(naming("writing", path))?;
     Ok(true)
 }
 

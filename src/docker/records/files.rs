@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::formats::atomic::{self, Durability};
+
 use super::RecordError;
 use crate::model::Digest;
 
@@ -71,15 +73,7 @@ pub(super) fn settle(from: &Path, to: &Path, old: &Path) -> Result<(), RecordErr
 
 /// Writes a file as a whole or not at all, power cuts included.
 pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RecordError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let error = || io_error("writing", path);
-    let mut file =
-        tempfile::Builder::new().prefix(".tmp-rackstep-").tempfile_in(directory).map_err(error())?;
-    io::Write::write_all(&mut file, bytes).map_err(error())?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(error())?;
-    file.as_file().sync_all().map_err(error())?;
-    file.persist(path).map_err(|persist| io_error("writing", path)(persist.error))?;
-    Ok(())
+    atomic::replace(path, bytes, mode, Durability::Durable).map_err(io_error("writing", path))
 }
 
 /// Removes a file, a link or a directory, if it is there. Links are not followed.

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::skeleton::{Record, SkeletonError, SkeletonReader};
-use super::stream::{CHUNK, HashingWriter};
+use super::stream::{CHUNK, Hashing};
 use super::tree::Tree;
 use crate::model::Digest;
 
@@ -92,7 +92,7 @@ pub fn join(dir: &Path, out: &mut (impl Write + ?Sized)) -> Result<Digest, JoinE
     let file = File::open(&path).map_err(|source| JoinError::Read { path: path.clone(), source })?;
     let mut records = SkeletonReader::new(BufReader::with_capacity(CHUNK, file)).map_err(skeleton_error)?;
     let mut contents = Contents::new(dir)?;
-    let mut out = BufWriter::with_capacity(CHUNK, HashingWriter::new(out));
+    let mut out = BufWriter::with_capacity(CHUNK, Hashing::new(out));
     let expected = loop {
         match records.next_record().map_err(skeleton_error)? {
             Record::Literal(bytes) => out.write_all(&bytes).map_err(write_error)?,

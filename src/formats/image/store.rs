@@ -21,6 +21,7 @@ use super::source::{ImageSource, SourceError};
 use super::spec;
 use super::stream::BoundedWriter;
 use super::{Limits, Ownership};
+use crate::formats::atomic::{Durability, UNFINISHED, replace};
 use crate::model::{Digest, PinnedImage, PinnedLayer};
 
 /// The format number that this program writes and reads.
@@ -30,7 +31,6 @@ const CONFIG: &str = "config.json";
 const MANIFEST: &str = "manifest.json";
 const LAYERS: &str = "layers.json";
 const LAYERS_DIR: &str = "layers";
-const TEMPORARY: &str = ".tmp-";
 
 /// A directory of images.
 #[derive(Debug, Clone)]
@@ -374,7 +374,7 @@ fn damaged_descriptions(image: &PinnedImage, stored: &StoredImage) -> Vec<Damage
 }
 
 fn temporary_in(dir: &Path) -> Result<tempfile::TempDir, StoreError> {
-    let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(dir);
+    let temporary = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(dir);
     // Set apart from making it: the commit's checksum must not depend on the umask.
     temporary
         .and_then(|dir| fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).map(|()| dir))
@@ -395,12 +395,7 @@ fn settle(temporary: tempfile::TempDir, target: &Path) -> Result<(), StoreError>
 
 fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let path = dir.join(name);
-    let error = |source| io_error(&path, source);
-    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir).map_err(error)?;
-    io::Write::write_all(&mut file, bytes).map_err(error)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(error)?;
-    file.persist(&path).map_err(|persist| io_error(&path, persist.error))?;
-    Ok(())
+    replace(&path, bytes, 0o644, Durability::Volatile).map_err(|source| io_error(&path, source))
 }
 
 fn io_error(path: &Path, source: io::Error) -> StoreError {

@@ -114,35 +114,95 @@ impl<R: Read> Intake<R> {
     }
 }
 
-/// A writer that hashes and counts what passes.
-pub struct HashingWriter<W> {
-    inner: W,
+/// Hashes and counts what is read or written through it.
+pub struct Hashing<T> {
+    inner: T,
     hash: Sha256,
-    written: u64,
+    count: u64,
 }
 
-impl<W: Write> HashingWriter<W> {
-    /// Passes everything on to `inner`.
-    pub fn new(inner: W) -> Self {
-        Self { inner, hash: Sha256::new(), written: 0 }
+impl<T> Hashing<T> {
+    /// Passes everything on.
+    pub fn new(inner: T) -> Self {
+        Self::after(&[], inner)
+    }
+
+    /// The same, with a digest of `prefix` and what passes. The count leaves the prefix out.
+    pub fn after(prefix: &[u8], inner: T) -> Self {
+        Self { inner, hash: Sha256::new_with_prefix(prefix), count: 0 }
+    }
+
+    /// Bytes that have passed.
+    pub const fn count(&self) -> u64 {
+        self.count
     }
 
     /// Digest and count of what has passed.
     pub fn finish(self) -> (Digest, u64) {
-        (Digest::from_bytes(self.hash.finalize().into()), self.written)
+        let (_, digest, count) = self.into_parts();
+        (digest, count)
+    }
+
+    /// The inner stream, which a buffered writer still has to flush, and digest and count of what has passed.
+    pub fn into_parts(self) -> (T, Digest, u64) {
+        (self.inner, Digest::from_bytes(self.hash.finalize().into()), self.count)
     }
 }
 
-impl<W: Write> Write for HashingWriter<W> {
+impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
         self.hash.update(&bytes[..count]);
-        self.written += count as u64;
+        self.count += count as u64;
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        self.count += count as u64;
+        Ok(count)
+    }
+}
+
+/// Counts what is read or written through it.
+pub struct Counting<T> {
+    /// The stream below.
+    pub inner: T,
+    /// Bytes that have passed.
+    pub count: u64,
+}
+
+impl<T> Counting<T> {
+    /// Passes everything on.
+    pub const fn new(inner: T) -> Self {
+        Self { inner, count: 0 }
+    }
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count += count as u64;
+        Ok(count)
     }
 }
 

@@ -8,6 +8,8 @@
 
 use std::io::{self, BufRead, Read, Write};
 
+use crate::formats::image::stream::Counting;
+
 /// zstd's level: one above costs a host more time in an upgrade than it saves in its boot.
 const LEVEL: i32 = 6;
 /// Most that inside may be larger than the compressed content: what claims more is not made by anybody.
@@ -25,9 +27,9 @@ pub fn compressor() -> u32 {
 
 /// Compresses `content` into `out`; gives the bytes that were read.
 pub fn compress(content: impl Read, out: &mut impl Write) -> io::Result<u64> {
-    let mut counted = Counted { inner: content, size: 0 };
+    let mut counted = Counting::new(content);
     io::copy(&mut compressed(&mut counted)?, out)?;
-    Ok(counted.size)
+    Ok(counted.count)
 }
 
 /// The content that has `inside` in it, as a stream.
@@ -92,19 +94,6 @@ impl<R: BufRead> Write for Compared<R> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-struct Counted<R> {
-    inner: R,
-    size: u64,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.size += count as u64;
-        Ok(count)
     }
 }
 

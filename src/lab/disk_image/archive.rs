@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use sha2::{Digest as _, Sha256};
 
 use super::{DiskImageError, Request};
+use crate::formats::image::stream::Hashing;
 use crate::model::{Digest, Progress};
 use crate::rim::files::{FileError, naming};
 
@@ -34,16 +34,16 @@ pub fn write(
     let (size, file) = opened.map_err(naming("opening", disk))?;
     watcher.begin("packing the box", Some(size));
     let write = || -> io::Result<Digest> {
-        let hashing = Hashing { inner: BufWriter::new(File::create(place)?), hash: Sha256::new() };
+        let hashing = Hashing::new(BufWriter::new(File::create(place)?));
         let mut tar = tar::Builder::new(GzEncoder::new(hashing, LEVEL));
         tar.append_data(&mut header(metadata.len() as u64), "metadata.json", metadata.as_bytes())?;
         let vagrantfile = render_vagrantfile(request.sync);
         tar.append_data(&mut header(vagrantfile.len() as u64), "Vagrantfile", vagrantfile.as_bytes())?;
         let watched = Watched { inner: file, watcher, stop: request.stop };
         tar.append_data(&mut header(size), DISK, watched)?;
-        let Hashing { mut inner, hash } = tar.into_inner()?.finish()?;
+        let (mut inner, digest, _) = tar.into_inner()?.finish()?.into_parts();
         inner.flush()?;
-        Ok(Digest::from_bytes(hash.finalize().into()))
+        Ok(digest)
     };
     let digest =
         write().map_err(|source| FileError { operation: "writing", path: place.to_owned(), source })?;
@@ -68,24 +68,6 @@ fn render_vagrantfile(sync: bool) -> String {
         None => Some(format!("{line}\n")),
     };
     VAGRANTFILE.lines().filter_map(keep).collect()
-}
-
-/// Passes bytes on, and counts them into a digest.
-struct Hashing<W> {
-    inner: W,
-    hash: Sha256,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 /// Tells how far the reading is, and ends it when it is to stop.

@@ -141,7 +141,7 @@ impl RepoError {
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             let directory = path.ancestors().find(|path| path.is_dir()).unwrap_or(path);
-            let free = rustix::fs::statvfs(directory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+            let free = crate::formats::atomic::free_bytes(directory).unwrap_or(0);
             return Self::DiskFull { path: path.to_owned(), free };
         }
         Self::Io { action, path: path.to_owned(), source }

@@ -25,6 +25,7 @@ mod staging;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::formats::atomic::free_bytes;
 use crate::model::{ObjectKind, ObjectName};
 
 pub use commit::{CommitOptions, CommitReport, DEFAULT_DEFLATE_LEVEL, file_object};
@@ -35,7 +36,7 @@ pub use lock::{PackLock, PruneLock};
 pub use proof::{ReleaseError, VerifiedRelease};
 pub use read::{CommitInfo, FileObject};
 pub use refs::Listed;
-pub(crate) use refs::{UNFINISHED, write_atomically};
+pub(crate) use refs::write_atomically;
 pub use staging::{Batch, Content, Staging};
 
 /// How a repo keeps its files.
@@ -134,9 +135,7 @@ impl Repo {
 
     /// Free bytes where the repo is.
     pub fn free_bytes(&self) -> Result<u64, RepoError> {
-        let stat = rustix::fs::statvfs(&self.path)
-            .map_err(|source| RepoError::io("asking for free space at", &self.path, source.into()))?;
-        Ok(stat.f_bavail * stat.f_frsize)
+        free_bytes(&self.path).map_err(|source| RepoError::io("asking for free space at", &self.path, source))
     }
 }
 

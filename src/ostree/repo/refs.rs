@@ -3,21 +3,19 @@
 //! A revision is, in this order: a whole commit, a ref, a version, an unambiguous beginning of a commit.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::{CommitInfo, Repo, RepoError};
+use crate::formats::atomic::{Durability, replace};
 use crate::formats::pack::index::index_path;
 use crate::model::commit::version_in_ref;
 use crate::model::{Commit, ObjectName, Ref};
 
 /// A beginning of a commit must have this many digits.
 const PREFIX_LEAST: usize = 4;
-
-/// What the names of files begin with that are being written.
-pub(crate) const UNFINISHED: &str = ".tmp-";
 
 /// One release in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -227,11 +225,5 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RepoErro
     let writing = |source| RepoError::io("writing", path, source);
     let parent = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(writing)?;
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(parent).map_err(writing)?;
-    file.write_all(bytes).map_err(writing)?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(readable).map_err(writing)?;
-    file.as_file().sync_all().map_err(writing)?;
-    file.persist(path).map_err(|error| writing(error.error))?;
-    fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(writing)
+    replace(path, bytes, 0o644, Durability::Durable).map_err(writing)
 }

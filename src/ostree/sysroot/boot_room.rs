@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::formats::atomic::free_bytes;
+
 /// What libostree copies from `usr/lib/modules/KVER` to /boot.
 const COPIED: [&str; 2] = ["vmlinuz", "initramfs.img"];
 
@@ -18,8 +20,7 @@ pub(super) struct Short {
 
 /// Fails when `boot` has no room for the kernel of the tree at `checkout`. What cannot be looked at is not judged.
 pub(super) fn require(boot: &Path, checkout: &Path) -> Result<(), Short> {
-    let Ok(stat) = rustix::fs::statvfs(boot) else { return Ok(()) };
-    let free = stat.f_bavail * stat.f_frsize;
+    let Ok(free) = free_bytes(boot) else { return Ok(()) };
     let needed = kernel_bytes(checkout) + ROOM_FOR_ENTRIES;
     if needed <= free { Ok(()) } else { Err(Short { needed, free }) }
 }

@@ -2,9 +2,10 @@
 //!
 //! 1. BIOS and UEFI network ROMs get iPXE by TFTP, UEFI HTTP boot gets it by HTTP;
 //! 2. iPXE itself gets its machine's script;
-//! 3. known machines get their own address, others one of the range.
+//! 3. known machines get their own address, or one that is kept for them; others one of the rest of the range.
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::ipxe::SCRIPT_QUERY;
@@ -33,7 +34,6 @@ pub struct Files<'a> {
 /// The whole configuration file.
 pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
     let network = &rack.network;
-    let (first, last) = network.range;
     let (mask, server) = (network.address.mask(), network.server_url());
     let or_none = |name: &str, values: Vec<String>| {
         // An option without a value is not sent: dnsmasq would otherwise name itself.
@@ -53,10 +53,15 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
         "dhcp-authoritative".to_owned(),
         "# Pinging an address before it is offered costs three seconds per machine.".to_owned(),
         "no-ping".to_owned(),
-        format!("dhcp-range={first},{last},{mask},1h"),
+        "# One card has one lease, whatever it calls itself, and there are as many as addresses.".to_owned(),
+        "dhcp-ignore-clid".to_owned(),
+        format!("dhcp-lease-max={}", addresses(network.range) + u64::try_from(rack.hosts.len()).unwrap_or(0)),
+    ];
+    lines.extend(ranges(rack).into_iter().map(|range| format!("dhcp-range={range},{mask},1h")));
+    lines.extend([
         or_none("router", network.gateway.iter().map(ToString::to_string).collect()),
         or_none("dns-server", network.dns.iter().map(ToString::to_string).collect()),
-    ];
+    ]);
     for (number, host) in rack.hosts.iter().enumerate() {
         let Some(mac) = host.mac else { continue };
         let mut line = format!("dhcp-host={mac}");
@@ -95,6 +100,25 @@ pub fn render_dnsmasq(rack: &Rack, files: Files<'_>) -> String {
         "dhcp-option-force=tag:ipxe,encap:175,176,1b".to_owned(),
     ]);
     lines.join("\n") + "\n"
+}
+
+fn addresses((first, last): (Ipv4Addr, Ipv4Addr)) -> u64 {
+    u64::from(last.to_bits().saturating_sub(first.to_bits())) + 1
+}
+
+/// The range; its first addresses are for the rack's own hosts that have none in the rack file, so that strangers cannot take
+/// the last one. Hosts that are known by UUID or serial number alone are strangers to DHCP.
+fn ranges(rack: &Rack) -> Vec<String> {
+    let (first, last) = rack.network.range;
+    let own = rack.hosts.iter().filter(|host| host.mac.is_some() && host.address.is_none()).count();
+    match u32::try_from(own) {
+        Ok(own @ 1..) if u64::from(own) < addresses((first, last)) => {
+            let border = Ipv4Addr::from_bits(first.to_bits() + own);
+            let before = Ipv4Addr::from_bits(border.to_bits() - 1);
+            vec![format!("tag:known,{first},{before}"), format!("tag:!known,{border},{last}")]
+        }
+        _ => vec![format!("{first},{last}")],
+    }
 }
 
 /// What dnsmasq(8) reads in a `dhcp-host` line as a lease time (`42`, `45m`, `infinite`) or an order (`ignore`).
@@ -176,7 +200,11 @@ dhcp-leasefile=/state/leases
 dhcp-authoritative
 # Pinging an address before it is offered costs three seconds per machine.
 no-ping
-dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,1h
+# One card has one lease, whatever it calls itself, and there are as many as addresses.
+dhcp-ignore-clid
+dhcp-lease-max=103
+dhcp-range=tag:known,10.77.0.100,10.77.0.100,255.255.255.0,1h
+dhcp-range=tag:!known,10.77.0.101,10.77.0.199,255.255.255.0,1h
 dhcp-option=option:router,10.77.0.254
 dhcp-option=option:dns-server
 dhcp-host=52:54:00:00:00:01,10.77.0.11,control-1

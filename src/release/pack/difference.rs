@@ -8,8 +8,7 @@
 
 use std::io::{self, Read};
 
-use sha2::{Digest as _, Sha256};
-
+use crate::formats::image::stream::Hashing;
 use crate::formats::pack::RecordKind;
 use crate::formats::pack::patch::{self, Pieces, SEGMENT_LIMIT, Sums, append_segment};
 use crate::formats::pack::repack;
@@ -185,29 +184,24 @@ fn compressed(bytes: &[u8]) -> usize {
 }
 
 /// A file object's content, hashed on the way.
-struct Checked {
-    inner: Box<dyn Read + Send>,
-    hasher: Sha256,
-}
+struct Checked(Hashing<Box<dyn Read + Send>>);
 
 impl Checked {
     fn new(file: FileObject) -> Self {
-        Self { hasher: Sha256::new_with_prefix(file.header.stream_prefix()), inner: file.content }
+        Self(Hashing::after(&file.header.stream_prefix(), file.content))
     }
 
     /// Reads what is left and compares the checksum.
     fn require(mut self, digest: &Digest) -> Result<(), RepoError> {
         let object = ObjectName::new(ObjectKind::File, *digest);
         io::copy(&mut self, &mut io::sink()).map_err(|source| RepoError::Source { object, source })?;
-        let got = Digest::from_bytes(self.hasher.finalize().into());
+        let (got, _) = self.0.finish();
         if got == *digest { Ok(()) } else { Err(RepoError::Damaged { object, got: got.hex() }) }
     }
 }
 
 impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
+        self.0.read(buffer)
     }
 }

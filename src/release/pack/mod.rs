@@ -21,12 +21,14 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use zstd::stream::raw::CParameter;
 
+use crate::formats::atomic::UNFINISHED;
+use crate::formats::image::stream::{Counting, Hashing};
 use crate::formats::pack::index::{
     self, DIFFERENCES_FORMAT, Index, List, ListedPack, PACK_FORMAT, SHARDS_DIR, Shard,
 };
 use crate::formats::pack::record::{Record, RecordKind, RecordWriter};
 use crate::model::{Commit, Digest, ObjectKind, ObjectName, Progress};
-use crate::ostree::repo::{Mode, Repo, RepoError, UNFINISHED, write_atomically};
+use crate::ostree::repo::{Mode, Repo, RepoError, write_atomically};
 use crate::ostree::signature::SecretKey;
 use crate::rim::budget::Budget;
 
@@ -264,12 +266,12 @@ impl Packer<'_> {
         let in_repo = |source| PackError::Repo { to: self.to, source };
         let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(self.dir).map_err(writing)?;
         let out = io::BufWriter::with_capacity(CHUNK, file.as_file().try_clone().map_err(writing)?);
-        let hashed = Hashed { inner: out, hasher: Sha256::new(), size: 0 };
+        let hashed = Hashing::new(out);
         let mut encoder = zstd::Encoder::new(hashed, self.level).map_err(writing)?;
         for parameter in parameters(self.level) {
             encoder.set_parameter(*parameter).map_err(writing)?;
         }
-        let counted = Counted { inner: encoder, size: 0 };
+        let counted = Counting::new(encoder);
         let mut records = RecordWriter::new(counted, self.differences).map_err(writing)?;
         let mut buffer = vec![0; CHUNK];
         let mut unpacked = 0;
@@ -297,10 +299,10 @@ impl Packer<'_> {
             self.progress.advance(1);
         }
         let (counted, count) = records.finish().map_err(writing)?;
-        let raw = counted.size;
+        let raw = counted.count;
         let hashed = counted.inner.finish().map_err(writing)?;
-        let (digest, size) = (Digest::from_bytes(hashed.hasher.finalize().into()), hashed.size);
-        hashed.inner.into_inner().map_err(|error| writing(error.into_error()))?;
+        let (out, digest, size) = hashed.into_parts();
+        out.into_inner().map_err(|error| writing(error.into_error()))?;
         let unpacked = self.differences.then_some(unpacked);
         let shard = Shard { digest, size, raw, objects: count, unpacked };
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -382,42 +384,4 @@ pub fn listed_packs(repo: &Repo, to: Commit) -> Vec<ListedPack> {
 
 fn render<T: serde::Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, RepoError> {
     serde_json::to_vec_pretty(value).map_err(|source| RepoError::io("rendering", path, source.into()))
-}
-
-/// Hashes and counts what goes by.
-struct Hashed<W> {
-    inner: W,
-    hasher: Sha256,
-    size: u64,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// Counts what goes by.
-struct Counted<W> {
-    inner: W,
-    size: u64,
-}
-
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.size += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

@@ -13,11 +13,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::formats::atomic::UNFINISHED;
 use crate::formats::pack::index::{
     Index, IndexError, PACKS_DIR, SHARDS_DIR, from_in_index_name, index_path, list_path,
 };
 use crate::model::{Commit, Digest};
-use crate::ostree::repo::{PruneLock, Repo, RepoError, UNFINISHED};
+use crate::ostree::repo::{PruneLock, Repo, RepoError};
 use crate::release::prune::plan::{Found, Plan, Release};
 
 /// Why nothing, or not all of it, was taken away.

@@ -13,7 +13,7 @@ use crate::formats::pack::record::METADATA_LIMIT;
 use crate::model::{Commit, ObjectKind, ObjectName, Progress};
 use crate::ostree::repo::gvariant::{DirTree, FileHeader};
 use crate::ostree::repo::{Batch, Content, Repo, RepoError, Staging};
-use crate::rim::fetch::{ATTEMPTS, FetchError, pause_before};
+use crate::rim::fetch::{FetchError, attempt};
 
 use super::remote::Remote;
 use super::{By, PullError, PullReport};
@@ -85,6 +85,7 @@ pub fn pull_objects(
     }
 }
 
+#[derive(Debug)]
 enum Stop {
     Cut(FetchError),
     Other(PullError),
@@ -196,17 +197,7 @@ impl Walk<'_> {
     }
 
     fn attempt<T>(&self, act: impl Fn() -> Result<T, Stop>) -> Result<T, Stop> {
-        let mut attempt = 1;
-        loop {
-            match act() {
-                Err(Stop::Cut(error)) if error.is_passing() && attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "trying the object again");
-                    pause_before(attempt);
-                    attempt += 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        attempt(|stop| matches!(stop, Stop::Cut(error) if error.is_passing()), act)
     }
 
     fn fetch_metadata(&self, object: &ObjectName) -> Result<Vec<u8>, Stop> {

@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
-use sha2::{Digest as _, Sha256};
 
+use crate::formats::image::stream::Hashing;
 use crate::formats::pack::index::{self, INDEX_LIMIT, Index, List, Shard};
 use crate::model::causes::in_one_line;
-use crate::model::{Commit, Digest, Progress};
+use crate::model::{Commit, Progress};
 use crate::ostree::repo::{Repo, RepoError, Staging, write_atomically};
 use crate::ostree::signature::verify_bytes;
-use crate::rim::fetch::{ATTEMPTS, Body, FetchError, pause_before};
+use crate::rim::fetch::{Body, FetchError, attempt};
 
 use super::records::{Taker, unpack};
 use super::remote::Remote;
@@ -254,22 +254,11 @@ impl Puller<'_> {
 
     /// Takes a shard; a lost connection is tried again.
     fn take(&self, shard: &Shard) -> Result<(), ShardError> {
-        let mut attempt = 1;
-        loop {
-            match self.take_once(shard) {
-                Ok(objects) => {
-                    self.objects.fetch_add(objects, Ordering::Relaxed);
-                    self.shards.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                }
-                Err(ShardError::Fetch(error)) if error.is_passing() && attempt < ATTEMPTS => {
-                    tracing::debug!(%error, attempt, "trying the shard again");
-                    pause_before(attempt);
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let is_passing = |error: &ShardError| matches!(error, ShardError::Fetch(error) if error.is_passing());
+        let objects = attempt(is_passing, || self.take_once(shard))?;
+        self.objects.fetch_add(objects, Ordering::Relaxed);
+        self.shards.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn take_once(&self, shard: &Shard) -> Result<u64, ShardError> {
@@ -281,26 +270,23 @@ impl Puller<'_> {
             Err(error) if error.is_passing() => return Err(ShardError::Fetch(error)),
             Err(error) => return Err(refused(&error)),
         };
-        let hashed = Hashed {
-            inner: body,
-            hasher: Sha256::new(),
-            size: 0,
+        let received = Received {
+            inner: Hashing::new(body),
             limit: shard.size,
             received: &self.received,
             progress: self.progress,
         };
-        let mut compressed = BufReader::with_capacity(CHUNK, hashed);
+        let mut compressed = BufReader::with_capacity(CHUNK, received);
         let unpacked = unpack(shard, &mut compressed, &batch, &self.taker);
-        let mut hashed = compressed.into_inner();
-        if let Some(error) = hashed.inner.failure.take() {
+        let (mut body, got, size) = compressed.into_inner().inner.into_parts();
+        if let Some(error) = body.failure.take() {
             return Err(ShardError::Fetch(error));
         }
         let objects = unpacked?;
-        let got = Digest::from_bytes(hashed.hasher.finalize().into());
-        if hashed.size != shard.size || got != shard.digest {
+        if size != shard.size || got != shard.digest {
             return Err(ShardError::Refused(format!(
                 "shard {}: expected {} bytes, got {} bytes with the digest {got}",
-                shard.digest, shard.size, hashed.size
+                shard.digest, shard.size, size
             )));
         }
         batch.finish().map_err(ShardError::Repo)?;
@@ -308,24 +294,20 @@ impl Puller<'_> {
     }
 }
 
-/// Hashes and counts a shard's bytes as they come.
-struct Hashed<'h, 'f> {
-    inner: Body<'f>,
-    hasher: Sha256,
-    size: u64,
+/// Tells of a shard's bytes as they come, and takes no more than the index says.
+struct Received<'h, 'f> {
+    inner: Hashing<Body<'f>>,
     limit: u64,
     received: &'h AtomicU64,
     progress: &'h dyn Progress,
 }
 
-impl Read for Hashed<'_, '_> {
+impl Read for Received<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        self.size += count as u64;
         self.received.fetch_add(count as u64, Ordering::Relaxed);
         self.progress.advance(count as u64);
-        if self.size > self.limit {
+        if self.inner.count() > self.limit {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than the index says"));
         }
         Ok(count)

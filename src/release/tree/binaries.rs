@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::cache::Cache;
+use crate::formats::atomic::{Durability, replace};
 use crate::model::Digest;
 use crate::release::manifest::LockedBinary;
 use crate::release::manifest::treefile::Binary;
@@ -138,9 +139,7 @@ fn keep(cache: &Cache, digest: &Digest, bytes: &[u8]) -> Result<PathBuf, BinaryE
     if !path.is_file() {
         let parent = cache.dir().join("programs");
         fs::create_dir_all(&parent).map_err(at(&parent))?;
-        let mut part = tempfile::NamedTempFile::new_in(&parent).map_err(at(&parent))?;
-        std::io::Write::write_all(&mut part, bytes).map_err(at(&path))?;
-        part.persist(&path).map_err(|error| BinaryError::Io { path: path.clone(), source: error.error })?;
+        replace(&path, bytes, 0o600, Durability::Volatile).map_err(at(&path))?;
     }
     Ok(path)
 }

@@ -3,13 +3,13 @@
 //! `tree` and `sums` follow from the layer's files and their owners, which is what its objects will be made of, so the same
 //! layer gives the same bytes in every cache. A `tree` that an older writer made is made again.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::formats::atomic::{Durability, replace};
 use crate::formats::image::crc64::Crc64;
 use crate::formats::image::erofs;
 use crate::formats::image::layer_image::sums::Sums;
@@ -63,11 +63,5 @@ fn is_current(tree: &Path) -> bool {
 
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), LayerTreeError> {
     let path = dir.join(name);
-    let error = |source| LayerTreeError::Io { path: path.clone(), source };
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir).map_err(error)?;
-    file.write_all(bytes).map_err(error)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(error)?;
-    file.persist(&path)
-        .map_err(|persist| LayerTreeError::Io { path: path.clone(), source: persist.error })?;
-    Ok(())
+    replace(&path, bytes, 0o644, Durability::Volatile).map_err(|source| LayerTreeError::Io { path, source })
 }

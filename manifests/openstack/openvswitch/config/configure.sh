@@ -12,4 +12,3 @@ vsctl set open . external-ids:system-id='${host:name}' external-ids:hostname='${
     external-ids:ovn-cms-options=enable-chassis-as-gw external-ids:ovn-bridge-mappings=physnet1:br-ex
 vsctl --may-exist add-br br-ex -- set bridge br-ex datapath_type=$datapath
 vsctl --may-exist add-br br-int -- set bridge br-int datapath_type=$datapath fail_mode=secure other-config:disable-in-band=true
-chmod 666 /run/openvswitch/db.sock
