@@ -3,6 +3,7 @@
 # The long stories run by themselves: their tables are for people.
 STORY := imaged_upgraded_and_rolled_back_as_one
 HOST := a_host_on_this_machines_kernel_is_upgraded_and_rolled_back_and_loses_its_power
+WAVES := a_cluster_is_upgraded_and_rolled_back_in_waves
 CLUSTER := vagrant_brings_a_cluster_up_and_both_machines_are_upgraded
 OPENSTACK := from_a_release_to_a_server_that_answers
 RACK := a_blank_machine_beside_the_provisioner_is_imaged
@@ -15,15 +16,17 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-host test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
+.PHONY: help setup check lint test test-suite test-fuzz test-host test-pxe test-uefi test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
-	@echo 'make test    everything but the next two, the machine story last: the better part of an hour without KVM'
-	@echo 'make test-host   a real release as a container on this machine: upgrade, rollback, power cut; minutes'
+	@echo 'make test    everything but UEFI and Vagrant, with the time of each part: the better part of an hour without KVM'
+	@echo 'make test-suite, test-fuzz, test-host, test-pxe   its parts: everything small; parsers; real releases as'
+	@echo '             containers (upgrade, rollback, power cut, waves; minutes); a blank machine in QEMU over PXE'
+	@echo 'make test-uefi   a blank machine with UEFI, from PXE to ssh; half an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make openstack   composes the whole OpenStack set, boots it as a container, and starts a server through its public APIs'
-	@echo 'make install builds the program and puts it under $(PREFIX), with completions and manual pages'
+	@echo 'make install builds the program and puts it under $(PREFIX), with completions, manual pages and a unit for serve'
 	@echo 'make bench   measures against docker, registry and ostree, and prints a table; SET=small, CHAPTERS=commit,mounts'
 	@echo 'make bench-rack  the rack server under load, beside nginx; minutes'
 	@echo 'make test-cluster   real vagrant and libvirt: two machines from a box, upgraded by rackstep cluster; 20 minutes more'
@@ -47,14 +50,27 @@ check: lint
 	cargo clippy --all-targets --quiet -- -D warnings
 	cargo test --quiet --no-fail-fast --lib --test layering
 
-test: check
-	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(HOST) --skip $(OPENSTACK) --skip $(CLUSTER) --skip $(RACK)
+# Ends with a table of the parts' times; the last two share their releases.
+test: setup
+	scripts/parts.sh check test-suite test-fuzz test-host test-pxe
+
+# Everything that needs no real release.
+test-suite: setup
+	cargo test --no-fail-fast --tests -- --skip $(STORY) --skip $(HOST) --skip $(WAVES) --skip $(OPENSTACK) --skip $(CLUSTER) --skip $(RACK)
+
+test-fuzz: setup
 	SECONDS_EACH=10 fuzz/run.sh
-	cargo test --test cluster_container -- --nocapture
-	cargo test --test machine_story -- --nocapture
 
 test-host: setup
-	cargo test --test container_host --test cluster_container -- --nocapture
+	cargo test --test cluster_container --test cluster_real -- --nocapture
+
+# A blank machine in QEMU: PXE, installer, boot loader on BIOS; upgrade and rollback to services.
+test-pxe: setup
+	cargo test --test machine_story -- --nocapture
+
+# The same on UEFI, from PXE to ssh. Half an hour where processors are emulated: not part of `make test`.
+test-uefi: setup
+	RACKSTEP_FIRMWARE=uefi RACKSTEP_UNTIL=ssh cargo test --test machine_story -- --nocapture
 
 test-cluster: setup
 	cargo test --test vagrant_cluster $(CLUSTER) -- --nocapture
@@ -66,8 +82,10 @@ test-rack: setup
 test-fresh: setup
 	scripts/fresh-machine.sh
 
+# The story for people: examples/demo. PLATFORM=qemu|container, KEEP=1, FRESH=1.
 demo: setup
-	cargo test --test machine_story -- --nocapture
+	cargo build --bin rackstep --example demo
+	$(CARGO_TARGET_DIR)/debug/examples/demo
 
 # RACKSTEP_OPENSTACK_REPO=DIR takes a release that is composed already.
 openstack: setup
@@ -87,5 +105,6 @@ install:
 	cargo build --release
 	install -D -m 755 $(CARGO_TARGET_DIR)/release/rackstep $(DESTDIR)$(PREFIX)/bin/rackstep
 	$(CARGO_TARGET_DIR)/release/rackstep man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -D -m 644 pxe/rackstep-serve@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/rackstep-serve@.service
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$(CARGO_TARGET_DIR)/release/rackstep completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/rackstep

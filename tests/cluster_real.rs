@@ -1,10 +1,11 @@
-//! A developer's cluster of a real release: up, upgraded in waves, rolled back, down. The releases `RACKSTEP_RELEASE` and
-//! `RACKSTEP_NEXT` are in the repo `RACKSTEP_REPO`, which `make demo` or `rackstep compose` made.
+//! A developer's cluster of two hosts with real releases: up, upgraded in waves, rolled back, down. The hosts are containers;
+//! `RACKSTEP_PLATFORM=libvirt` or `qemu` has machines, which takes the better part of an hour without KVM.
 //!
-//! `RACKSTEP_REPO=/srv/repo RACKSTEP_RELEASE=1.0.0 RACKSTEP_NEXT=1.1.0 cargo test --test cluster_real -- --ignored --nocapture`;
-//! needs root, and without KVM the better part of an hour. `RACKSTEP_PLATFORM=libvirt` or `qemu` says who runs the machines.
+//! `RACKSTEP_STORY_REPO` may name a repo that has both releases already. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
+use support::story::{begin, checkout};
 
 /// Runs a verb of `rackstep cluster`, which must succeed, and gives its stdout.
 fn cluster(dir: &Path, verb: &str, more: &[&str]) -> String {
@@ -60,17 +62,20 @@ impl Drop for Down<'_> {
 }
 
 #[test]
-#[ignore = "needs composed releases: RACKSTEP_REPO, RACKSTEP_RELEASE and RACKSTEP_NEXT"]
 fn a_cluster_is_upgraded_and_rolled_back_in_waves() {
-    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
-    let (first, next) = (variable("RACKSTEP_RELEASE"), variable("RACKSTEP_NEXT"));
+    let mut story = begin("RACKSTEP_STORY_REPO");
+    let first = story.compose("first release", &checkout("host-image/openstack-host.yaml"), "1.0.0").unwrap();
+    let next =
+        story.compose("second release", &checkout("tests/releases/openstack-host-2.yaml"), "2.0.0").unwrap();
+    let (first, next) = (first.version, next.version);
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let text = format!(
-        "name: real-{}\nplatform: {}\nrepo: {}\nrelease: {first}\ndisk: 12\n\
+        "name: real-{}\nplatform: {}\nrepo: {}\nrelease: {first}\ndisk: 12\ntrusted_keys: {:?}\n\
          control: {{memory: 2048, cpus: 2}}\ncompute: {{count: 1, memory: 2048, cpus: 2}}\n",
         std::process::id(),
-        std::env::var("RACKSTEP_PLATFORM").unwrap_or_else(|_| "auto".to_owned()),
-        variable("RACKSTEP_REPO")
+        std::env::var("RACKSTEP_PLATFORM").unwrap_or_else(|_| "container".to_owned()),
+        story.repo().display(),
+        story.trusted_keys().unwrap(),
     );
     fs::write(dir.path().join("cluster.yaml"), text).unwrap();
     let _down = Down(dir.path());

@@ -112,6 +112,10 @@ fn a_lock_that_is_missing_broken_or_stale() {
         ),
         (LOCK.replace("[bash]", "[bash, vim]"), "package vim is locked and no longer asked for"),
         (LOCK.replace("[trixie]", "[sid]"), "suites are sid, expected trixie"),
+        (
+            format!("{LOCK}components: [contrib]\n"),
+            "tiny.lock.yaml does not fit the treefile: components besides main are [contrib], expected []",
+        ),
         (LOCK.replace("name: tiny", "name: other"), "it is of other, not of tiny"),
     ];
     for (lock, heading) in table {
@@ -129,6 +133,55 @@ fn an_unknown_package_is_told_and_the_old_lock_stays() {
     let heading = "error: tiny.yaml:7:5: package no-such-package is in none of the suites trixie";
     require(&output, 2, heading, "the old lock is as it was");
     assert_eq!(fs::read_to_string(project.dir.path().join("tiny.lock.yaml")).unwrap(), LOCK);
+}
+
+#[test]
+fn a_conflict_is_told_with_the_reason_of_apt_and_the_line() {
+    let packages = "\n  - bash\n  - exim4-daemon-light\n  - postfix";
+    let table = [
+        (
+            TREEFILE.replace("[bash]", packages),
+            "error: tiny.yaml:7:5: exim4-daemon-light, postfix cannot be installed: ",
+        ),
+        (TREEFILE.replace("[bash]", packages), "Conflicts: mail-transport-agent"),
+        (
+            TREEFILE.replace("[bash]", "[bash=0.1]"),
+            "error: tiny.yaml:5:12: package bash=0.1: no suite has that version; there is 5.",
+        ),
+        (
+            TREEFILE.replace("[bash]", "['bash:m68k']"),
+            "error: tiny.yaml:5:13: package bash:m68k is in none of the suites trixie",
+        ),
+        (
+            TREEFILE.replace("[bash]", "[vim, bash/sid]"),
+            "error: tiny.yaml:5:17: bash/sid cannot be installed: Release 'sid' for 'bash' was not found",
+        ),
+    ];
+    // One project: the package lists of one cache are fetched once.
+    let project = Project::new(TREEFILE);
+    for (text, heading) in table {
+        project.write("tiny.yaml", &text);
+        require(&project.rackstep(&["lock", "tiny.yaml"]), 2, heading, "no lock written");
+    }
+}
+
+#[test]
+fn components_versions_and_architectures_are_locked() {
+    let project = Project::new(&format!("{TREEFILE}components: [contrib]\n"));
+    let locked = |project: &Project| {
+        let output = project.rackstep(&["lock", "tiny.yaml"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_to_string(project.dir.path().join("tiny.lock.yaml")).unwrap()
+    };
+    let lock = locked(&project);
+    assert!(lock.contains("components:\n- contrib\n"), "{lock}");
+    let bash = lock.split("- name: bash\n  version: ").nth(1).unwrap().lines().next().unwrap();
+    let pins = format!("['bash:amd64={bash}', 'libcrypt1:i386', equivs, game-data-packager]");
+    project.write("tiny.yaml", &format!("{}components: [contrib]\n", TREEFILE.replace("[bash]", &pins)));
+    let lock = locked(&project);
+    assert!(lock.contains(&format!("- name: bash\n  version: {bash}\n")), "{lock}");
+    assert!(lock.contains("- name: libcrypt1\n") && lock.contains("architecture: i386"), "{lock}");
+    assert!(lock.contains("path: pool/contrib/g/game-data-packager/"), "{lock}");
 }
 
 #[test]

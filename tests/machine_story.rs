@@ -6,16 +6,17 @@
 //! 4. `upgrade` leaves the next boot alone; `upgrade --commit` and a reboot give the second release, all of it;
 //! 5. with the rack server stopped, `rollback` and a reboot give the first release back, all of it.
 //!
-//! Ends with a table of what was seen. `make demo` shows it; needs root.
-#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+//! Ends with a table of what was seen. `make demo` tells it for people; needs root.
+//! `RACKSTEP_FIRMWARE=uefi` starts the machine by OVMF; `RACKSTEP_UNTIL=ssh` ends with the first shell on the imaged host.
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a failed unwrap is a failed test
 
 mod support;
 
 use std::time::Duration;
 
-use rackstep::lab::machine::Network;
-use support::rack::{Rack, SERVER};
-use support::story::Story;
+use rackstep::lab::machine::Firmware;
+use rackstep::lab::story::{Plain, Rack};
+use support::story::{begin, checkout};
 
 /// From power on to the installed host's call home. Emulated processors are slow.
 const IMAGING: Duration = Duration::from_secs(20 * 60);
@@ -24,50 +25,70 @@ const BOOT: Duration = Duration::from_secs(30 * 60);
 
 #[test]
 fn imaged_upgraded_and_rolled_back_as_one() {
-    let mut story = Story::begin("RACKSTEP_STORY_REPO");
-    let first = story.compose("first release", "host-image/openstack-host.yaml", "1.0.0");
-    let second = story.compose("second release", "tests/releases/openstack-host-2.yaml", "2.0.0");
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let firmware = if variable("RACKSTEP_FIRMWARE") == "uefi" { Firmware::Uefi } else { Firmware::Bios };
+    let mut story = begin("RACKSTEP_STORY_REPO");
+    let first = story.compose("first release", &checkout("host-image/openstack-host.yaml"), "1.0.0").unwrap();
+    let network = Rack::network().unwrap();
+    if variable("RACKSTEP_UNTIL") == "ssh" {
+        let mut rack = Rack::start(&network, &story, &first.version, firmware).unwrap();
+        story.on = rack.runs_on();
+        story.timed("imaging over PXE", || rack.image_machine(IMAGING, &Plain)).unwrap();
+        story.timed("first boot to ssh", || rack.wait_for_shell(BOOT)).unwrap();
+        let status = rack.host().status().unwrap();
+        assert_eq!(status.booted.unwrap().to_string(), first.commit);
+        println!("{}", story.render_timings());
+        return;
+    }
+    let second =
+        story.compose("second release", &checkout("tests/releases/openstack-host-2.yaml"), "2.0.0").unwrap();
     assert_ne!(first.commit, second.commit);
 
-    let network = Network::create(SERVER).unwrap();
-    let mut rack = Rack::start(&network, &story, &first.version);
-    story.timed("imaging over PXE", || rack.image_machine(IMAGING));
+    let mut rack = Rack::start(&network, &story, &first.version, firmware).unwrap();
+    story.on = rack.runs_on();
+    story.timed("imaging over PXE", || rack.image_machine(IMAGING, &Plain)).unwrap();
     let host = rack.host();
-    let before = story.timed("first boot to services", || host.wait_until_services_run(&first.commit, BOOT));
-    before.require_exactly(&first);
-    host.require_token();
-    rack.require_ready();
+    let services = |commit: &str| host.wait_until_services_run(commit, BOOT, &Plain).unwrap();
+    let before = story.timed("first boot to services", || services(&first.commit));
+    before.require_exactly(&first).unwrap();
+    host.require_token().unwrap();
+    rack.require_ready().unwrap();
 
-    let prepared = story.timed("upgrade (prepare)", || host.rackstep_json(&["upgrade", "--json"]));
+    let prepared =
+        story.timed("upgrade (prepare)", || host.rackstep_json(&["upgrade", "--json"], &Plain)).unwrap();
     story.pulled = prepared["bytes_pulled"].as_u64();
     assert!(story.pulled > Some(0), "{prepared:#}");
-    assert_eq!(host.next_boot(), first.commit, "upgrade without --commit leaves the next boot alone");
+    assert_eq!(
+        host.next_boot().unwrap(),
+        first.commit,
+        "upgrade without --commit leaves the next boot alone"
+    );
 
-    let upgrade = story.timed("upgrade --commit", || host.rackstep_json(&["upgrade", "--commit", "--json"]));
+    let upgrade = story
+        .timed("upgrade --commit", || host.rackstep_json(&["upgrade", "--commit", "--json"], &Plain))
+        .unwrap();
     assert_eq!(upgrade["bytes_pulled"], 0, "what is prepared is not pulled again");
-    assert_eq!(host.next_boot(), second.commit);
+    assert_eq!(host.next_boot().unwrap(), second.commit);
     let after = story.timed("reboot into the second release", || {
-        rack.reboot_machine();
-        host.wait_until_services_run(&second.commit, BOOT)
+        rack.reboot_machine().unwrap();
+        services(&second.commit)
     });
-    after.require_exactly(&second);
-    host.require_token();
+    after.require_exactly(&second).unwrap();
+    host.require_token().unwrap();
     assert_ne!(before.kernel, after.kernel);
     assert_ne!(before.keystone_version, after.keystone_version);
     assert_ne!(before.keystone_image, after.keystone_image);
 
     rack.stop_server();
-    story.timed("rollback", || host.rackstep(&["rollback"]));
+    story.timed("rollback", || host.rackstep(&["rollback"], &Plain)).unwrap();
     let back = story.timed("reboot into the first release", || {
-        rack.reboot_machine();
-        host.wait_until_services_run(&first.commit, BOOT)
+        rack.reboot_machine().unwrap();
+        services(&first.commit)
     });
-    back.require_exactly(&first);
-    host.require_token();
+    back.require_exactly(&first).unwrap();
+    host.require_token().unwrap();
     assert_eq!(back, before);
 
-    story.print_table(
-        &[&first, &second],
-        &[("before", &before), ("after the upgrade", &after), ("after the rollback", &back)],
-    );
+    let seen = [("before", &before), ("after the upgrade", &after), ("after the rollback", &back)];
+    println!("{}", story.render_table(&[&first, &second], &seen));
 }

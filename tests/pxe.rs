@@ -95,7 +95,7 @@ impl Bench {
         let rack = dir.path().join("rack.yaml");
         let text = format!(
             "name: test\nnetwork: {{interface: rack0, address: {SERVER}/24, range: [10.77.0.100, 10.77.0.199]}}\n\
-             profiles:\n  stub: {{ref: stub/host, kernel_arguments: [\"console=ttyS0,115200n8\", quiet]}}\nhosts:\n{hosts}"
+             ssh_keys: []\nprofiles:\n  stub: {{ref: stub/host, kernel_arguments: [\"console=ttyS0,115200n8\", quiet]}}\nhosts:\n{hosts}"
         );
         fs::write(&rack, text).unwrap();
         let log = fs::File::create(dir.path().join("serve.log")).unwrap();

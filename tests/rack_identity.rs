@@ -58,7 +58,7 @@ impl Rack {
         let file = self.path("rack.yaml");
         let text = format!(
             "name: test\nnetwork: {{interface: rack0, address: {SERVER}/24, range: [10.77.0.100, 10.77.0.199]}}\n\
-             profiles:\n  stub: {{ref: stub/host}}\nhosts:\n{hosts}"
+             ssh_keys: []\nprofiles:\n  stub: {{ref: stub/host}}\nhosts:\n{hosts}"
         );
         fs::write(&file, text).unwrap();
         let log = fs::File::create(self.path("serve.log")).unwrap();
@@ -311,4 +311,63 @@ impl Machine<'_> {
         secret.clone_into(&mut self.secret);
         self
     }
+}
+
+/// Every fault of the file, the machine and the repo is told before anything is served.
+#[test]
+fn a_rack_that_cannot_work_is_told_by_check_and_at_the_start() {
+    let rack = Rack::start("  - {name: a, mac: '52:54:00:00:00:0a', profile: stub}\n");
+    let network = "network: {interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199]}\n";
+    let key = "trusted_keys: [11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=]\n";
+    let file = |text: String| {
+        fs::write(rack.path("faulty.yaml"), text).unwrap();
+        let run = |more: &[&str]| {
+            let mut command = rack.network.command(env!("CARGO_BIN_EXE_rackstep"));
+            command.args(["serve", "--no-dhcp", "--rack"]).arg(rack.path("faulty.yaml")).args(more);
+            command.arg("--state").arg(rack.path("other-state"));
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let checked = run(&["--check"]);
+        // A good rack would be served until somebody stops it.
+        if checked.0 != Some(0) {
+            assert_eq!(run(&[]), checked, "the start tells what --check tells");
+        }
+        checked
+    };
+    let repo = format!("repo: {}\n", rack.path("repo").display());
+    let rest = "ssh_keys: []\nprofiles: {stub: {ref: stub/host}}\nhosts: []\n";
+    let good = format!("name: x\n{network}{repo}{rest}");
+    assert_eq!(file(good.clone()).0, Some(0), "{:?}", file(good.clone()));
+    for (from, to, expected) in [
+        (
+            "interface: rack0",
+            "interface: rack7",
+            "faulty.yaml:2:22: this machine has no interface \"rack7\", only",
+        ),
+        (
+            "10.77.0.1/24",
+            "10.77.0.2/24",
+            "faulty.yaml:2:38: 10.77.0.2 is no address of this machine: ip address add",
+        ),
+        ("/repo\n", "/no-repo\n", "faulty.yaml:3:7: repo "),
+        (
+            "ref: stub/host",
+            "ref: stub/hots",
+            "profile \"stub\": the repo has no ref stub/hots; it has stub/host",
+        ),
+        ("stub/host}", "stub/host, release: 9.9.9}", "faulty.yaml:5:44: profile \"stub\": "),
+        ("ssh_keys: []\n", "", "faulty.yaml: no ssh key: nobody could log in to a host"),
+        ("ssh_keys: []\n", "ssh_keys: [ssh-rsa x]\n", "\"ssh-rsa x\" is not a line of authorized_keys"),
+        ("ssh_keys", "trusted_keys: [x]\nssh_keys", "faulty.yaml:4:16: \"x\" is not an ed25519 public key"),
+        ("ssh_keys", &format!("{key}ssh_keys"), "is not signed, and 1 trusted key(s) ask for a signature"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let (code, told) = file(good.replacen(from, to, 1));
+        assert_eq!(code, Some(2), "{from}: {told}");
+        assert!(told.contains(expected), "{told}\nexpected {expected}");
+        assert!(told.trim_end().ends_with("state: nothing served, nothing changed"), "{told}");
+    }
+    let (_, told) = file(good.replace("rack0", "rack7").replace("/repo\n", "/no-repo\n"));
+    assert!(told.contains("no interface") && told.contains("cannot be opened"), "{told}");
 }

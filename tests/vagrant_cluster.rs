@@ -16,7 +16,7 @@ use std::process::Command;
 
 use rackstep::lab::machine::Network;
 use support::libvirt::Libvirt;
-use support::story::{Story, rackstep, run};
+use support::story::{begin, checkout, rackstep, run};
 use support::vagrant::{Project, booted, shipped};
 
 /// Nothing speaks to it: libvirt makes the machines' network itself.
@@ -28,11 +28,12 @@ const SIZES: &str = "box: small-host\ndriver: auto\ncontrol: {memory: 2048, cpus
 
 #[test]
 fn vagrant_brings_a_cluster_up_and_both_machines_are_upgraded() {
-    let mut story = Story::begin("RACKSTEP_SMALL_REPO");
-    let first = story.compose("first release", "tests/releases/small-host.yaml", "1.0.0");
-    let second = story.compose("second release", "tests/releases/small-host-2.yaml", "1.1.0");
+    let mut story = begin("RACKSTEP_SMALL_REPO");
+    let first = story.compose("first release", &checkout("tests/releases/small-host.yaml"), "1.0.0").unwrap();
+    let second =
+        story.compose("second release", &checkout("tests/releases/small-host-2.yaml"), "1.1.0").unwrap();
     let repo = story.repo();
-    let catalogue = story.make_box("small-host");
+    let catalogue = story.make_box("small-host").unwrap();
 
     let network = Network::create(BRIDGE).unwrap();
     let libvirt = Libvirt::start(&network, &story.work().join("libvirt"));
@@ -64,7 +65,7 @@ fn vagrant_brings_a_cluster_up_and_both_machines_are_upgraded() {
     assert_eq!(left.trim(), "");
     let disks = run(libvirt.command("virsh").args(["vol-list", "default"]));
     assert!(!MACHINES.iter().any(|name| disks.contains(name)), "{disks}");
-    story.print_timings();
+    println!("{}", story.render_timings());
 }
 
 /// What CI can say of the file even where no machine can be started.

@@ -14,10 +14,11 @@ mod support;
 use std::time::Duration;
 
 use rackstep::lab::machine::{Network, SshKey};
+use rackstep::lab::story::{Composed, Story};
 use rackstep::model::status::Status;
 use serde_json::Value;
 use support::libvirt::Libvirt;
-use support::story::{Composed, Story};
+use support::story::{begin, checkout};
 use support::vagrant::{Project, runs, until};
 
 /// Nothing speaks to it: libvirt makes the machines' networks itself.
@@ -28,11 +29,11 @@ const IMAGING: Duration = Duration::from_secs(25 * 60);
 
 #[test]
 fn a_blank_machine_beside_the_provisioner_is_imaged() {
-    let mut story = Story::begin("RACKSTEP_SMALL_REPO");
-    let release = story.compose("release", "tests/releases/small-host.yaml", "1.0.0");
-    let mut server = Story::begin("RACKSTEP_PROVISIONER_REPO");
-    server.compose("provisioner", "host-image/provisioner.yaml", "1.0.0");
-    let catalogue = server.make_box("provisioner");
+    let mut story = begin("RACKSTEP_SMALL_REPO");
+    let release = story.compose("release", &checkout("tests/releases/small-host.yaml"), "1.0.0").unwrap();
+    let mut server = begin("RACKSTEP_PROVISIONER_REPO");
+    server.compose("provisioner", &checkout("host-image/provisioner.yaml"), "1.0.0").unwrap();
+    let catalogue = server.make_box("provisioner").unwrap();
 
     let network = Network::create(BRIDGE).unwrap();
     let libvirt = Libvirt::start(&network, &story.work().join("libvirt"));
@@ -49,12 +50,12 @@ fn a_blank_machine_beside_the_provisioner_is_imaged() {
     project.ssh("provisioner", &format!("umask 077; echo '{private}' >key")).unwrap();
     require_release(&project, &release);
     story.timed("vagrant destroy", || project.vagrant(&["destroy", "--force", "provisioner", "blank-1"]));
-    server.print_timings();
-    story.print_timings();
+    println!("{}", server.render_timings());
+    println!("{}", story.render_timings());
 }
 
 /// What `cluster.yaml` says of them.
-fn cluster(story: &Story, release: &Composed, key: &SshKey) -> String {
+fn cluster(story: &Story<'_>, release: &Composed, key: &SshKey) -> String {
     serde_json::json!({
         "driver": "auto",
         "box": "small-host",
@@ -62,7 +63,7 @@ fn cluster(story: &Story, release: &Composed, key: &SshKey) -> String {
         "provisioner": {
             "box": "provisioner", "memory": 1024, "cpus": 1,
             "repo": story.repo(), "ref": "rackstep/x86_64/small-host", "release": release.version,
-            "trusted_keys": story.trusted_keys(), "ssh_keys": [key.public],
+            "trusted_keys": story.trusted_keys().unwrap(), "ssh_keys": [key.public],
         },
         "blank": { "count": 1, "memory": 2048, "cpus": 1, "disk": "10G" },
     })

@@ -17,6 +17,7 @@ use crate::host::call_home::call_home;
 use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
 use crate::host::records::{CheckedOut, RecordPlaces, write_records};
+use crate::host::trial::read_ladder;
 use crate::model::deployment::Role;
 use crate::model::imaging::{BootedReport, SECRET_NAME};
 use crate::model::{Deployment, HostConfig};
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Mount the layers of the container images and write Docker's records of them; Docker must be stopped.
     #[arg(long, conflicts_with = "phases")]
     records: bool,
+    /// Try the release's probes and end its trial: confirm it, or go back to the previous release.
+    #[arg(long, conflicts_with_all = ["phases", "records"])]
+    trial: bool,
     #[command(flatten)]
     host: HostArguments,
 }
@@ -57,16 +61,23 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.records {
         return record(host, &sysroot, &deployments, deployment, &places);
     }
+    if arguments.trial {
+        return super::trial::judge(host, &sysroot);
+    }
     let release = Release::read(&places.release, commit).map_err(|error| failed(error.into()))?;
     let docker = host.connect_docker()?;
     let progress = Terminal::default();
     let name = format!("{} ({})", release.info.version, commit.short());
     if arguments.phases {
-        let done =
-            boot_phases(&docker, &host.docker_root, &release, &places, &progress).map_err(|error| {
+        // A contract phase that was cut off goes on here.
+        let ladder = read_ladder(&sysroot).map_err(|error| failed(error.into()))?;
+        let confirmed = ladder.is_some_and(|ladder| ladder.confirmed == Some(commit));
+        let done = boot_phases(&docker, &host.docker_root, &release, &places, confirmed, &progress).map_err(
+            |error| {
                 let state = format!("release {name} is booted; pods that wait for phases were not started");
                 Failure::new(Kind::Failed, error, state)
-            })?;
+            },
+        )?;
         print_phases(&name, &done);
         tell_rack(host, &places, &docker, &release);
         return require_all(&name, &done.kept_out);

@@ -25,8 +25,10 @@ mod rollback;
 mod scratch;
 mod serve;
 mod status;
+mod trial;
 mod upgrade;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,10 @@ enum Verb {
     Cluster(cluster::Arguments),
     Upgrade(upgrade::Arguments),
     Rollback(rollback::Arguments),
+    Confirm(trial::ConfirmArguments),
+    Abandon(trial::AbandonArguments),
+    Why(why::WhyArguments),
+    History(why::HistoryArguments),
     Status(status::Arguments),
     Verify(verify::Arguments),
     Gc(gc::Arguments),
@@ -77,7 +83,10 @@ enum Verb {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Make releases", &["import", "lint", "lock", "compose", "release"]),
     ("Image racks", &["serve"]),
-    ("Operate a host", &["status", "upgrade", "rollback", "verify", "gc"]),
+    (
+        "Operate a host",
+        &["status", "why", "upgrade", "rollback", "confirm", "abandon", "history", "verify", "gc"],
+    ),
     ("Develop on a laptop", &["box", "cluster"]),
     ("Shells", &["completions"]),
 ];
@@ -147,6 +156,10 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Cluster(arguments) => cluster::run(&arguments),
         Verb::Upgrade(arguments) => upgrade::run(&arguments),
         Verb::Rollback(arguments) => rollback::run(&arguments),
+        Verb::Confirm(arguments) => trial::confirm(&arguments),
+        Verb::Abandon(arguments) => trial::abandon(&arguments),
+        Verb::Why(arguments) => why::why(&arguments),
+        Verb::History(arguments) => why::history(&arguments),
         Verb::Status(arguments) => status::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Gc(arguments) => gc::run(&arguments),

@@ -7,6 +7,8 @@ use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::upgrade::print_plan;
 use super::{Failure, Kind, print_json, print_line};
+use crate::host::denied::read_denied;
+use crate::host::history::who;
 use crate::host::upgrade::plan::{Plan, Reason, plan_rollback};
 use crate::host::upgrade::{Host, run as run_plan};
 
@@ -36,16 +38,27 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let sysroot = arguments.plan.open_sysroot()?;
     let fail = |error| upgrade_failure(error, &sysroot);
     let deployments = sysroot.deployments().map_err(|error| fail(error.into()))?;
-    let (plan, way_back) = plan_rollback(&deployments, |commit| sysroot.created(commit), arguments.reboot);
-    if plan.reason == Reason::NoRollback {
+    let places = arguments.plan.host.places(&sysroot, &deployments);
+    let denied =
+        read_denied(&places.denied()).map_err(|error| Failure::new(Kind::Failed, error, NOTHING_CHANGED))?;
+    let age = |commit| sysroot.created(commit);
+    let (plan, way_back) = plan_rollback(&deployments, age, &denied, arguments.reboot);
+    if matches!(plan.reason, Reason::NoRollback | Reason::Denied { .. }) {
         return Err(Failure::new(Kind::Refused, plan.reason.to_string(), NOTHING_CHANGED));
     }
     if !arguments.plan.dry_run && !plan.steps.is_empty() {
         let config =
             arguments.plan.host.read_config(&arguments.plan.host.config_path(&sysroot, &deployments))?;
         let progress = Terminal::default();
-        let newest = arguments.plan.host.places(&sysroot, &deployments).newest();
-        let host = Host { sysroot: &sysroot, config: &config, newest: &newest, progress: &progress };
+        let newest = places.newest();
+        let host = Host {
+            sysroot: &sysroot,
+            config: &config,
+            newest: &newest,
+            history: &places.history(),
+            who: &who(),
+            progress: &progress,
+        };
         run_plan(&host, &plan, way_back).map_err(fail)?;
     }
     let state = state_line(&sysroot);

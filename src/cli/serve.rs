@@ -9,8 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{Failure, Kind};
-use crate::model::place::SourceText;
+use crate::model::place::{InputErrors, SourceText};
 use crate::model::rack::Rack;
+use crate::rack::check::faults_of;
 use crate::rack::manifest::parse_rack;
 use crate::rack::{DEFAULT_IPXE, RackEvent, RackOptions, serve};
 
@@ -37,7 +38,7 @@ pub struct Arguments {
     /// Leave DHCP and TFTP to someone else
     #[arg(long)]
     no_dhcp: bool,
-    /// Only check the rack file and show what is in it
+    /// Only check the rack file, this machine and the repo, and show what is in the file
     #[arg(long)]
     check: bool,
 }
@@ -51,12 +52,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let file = arguments.rack.display().to_string();
     let text = std::fs::read_to_string(&arguments.rack)
         .map_err(|error| Failure::new(Kind::BadInput, format!("reading {file}: {error}"), UNCHANGED))?;
-    let rack = parse_rack(&SourceText::new(file, text))
-        .map_err(|error| Failure::new(Kind::BadInput, error, UNCHANGED))?;
-    if arguments.check {
-        print_rack(&rack);
-        return Ok(());
-    }
+    let source = SourceText::new(file, text);
+    let rack = parse_rack(&source).map_err(|error| Failure::new(Kind::BadInput, error, UNCHANGED))?;
     let repo = arguments.repo.or_else(|| rack.repo.clone()).ok_or_else(|| {
         Failure::new(Kind::BadInput, "no release repo", UNCHANGED)
             .hint("--repo DIR, or repo: in the rack file")
@@ -65,7 +62,14 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         .state
         .unwrap_or_else(|| PathBuf::from("/var/lib/rackstep/racks").join(rack.name.replace('/', "_")));
     let options = RackOptions { repo, state, ipxe: arguments.ipxe, dhcp: !arguments.no_dhcp };
+    let faults = faults_of(&source, &rack, &options);
+    if !faults.is_empty() {
+        return Err(Failure::new(Kind::BadInput, InputErrors(faults), UNCHANGED));
+    }
     print_rack(&rack);
+    if arguments.check {
+        return Ok(());
+    }
 
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Failure::new(Kind::Failed, error, "the rack is not served; machines boot from their disks")
@@ -111,6 +115,9 @@ fn print_rack(rack: &Rack) {
     );
     if rack.trusted_keys.is_empty() {
         say!("warning: {}", super::NO_KEY);
+    }
+    if rack.ssh_keys.is_empty() {
+        say!("warning: no ssh key (ssh_keys): nobody can log in to these hosts over the network");
     }
     for host in &rack.hosts {
         let selector = host

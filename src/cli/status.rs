@@ -59,6 +59,7 @@ fn render_status(status: &Status, broken: bool) -> Vec<String> {
     let address = status.address.as_ref().map(|address| format!(" ({address})")).unwrap_or_default();
     lines.push(format!("host      {}{address}", status.host.as_deref().unwrap_or(unnamed)));
     lines.push(format!("kernel    {}", status.kernel));
+    lines.extend(status.unlocked.iter().map(|why| format!("UNLOCKED  {why}")));
     lines.extend(status.newest.as_ref().map(render_newest));
     lines.extend(status.boot.as_ref().map(render_boot));
     for entry in &status.deployments {
@@ -173,6 +174,7 @@ mod tests {
             kernel: "6".to_owned(),
             deployments: vec![DeploymentStatus { deployment, images: vec![image] }],
             services,
+            unlocked: None,
             waiting: Vec::new(),
         };
         let text = render_status(&status, false).join("\n");

@@ -8,8 +8,11 @@ use serde::Serialize;
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
-use crate::host::newest::{NewestError, read_newest};
+use crate::host::denied::read_denied;
+use crate::host::history::who;
+use crate::host::newest::read_newest;
 use crate::host::revision::{Refs, RevisionError, fetch_refs, require_bound, resolve};
+use crate::host::trial::on_trial;
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
 use crate::model::deployment::Role;
@@ -17,6 +20,7 @@ use crate::model::{Commit, Deployment, HostConfig};
 use crate::ostree::repo::{CommitInfo, Repo};
 use crate::ostree::sysroot::Sysroot;
 use crate::release::pull::{By, PullReport, observe_remote};
+use crate::rim::versioned::VersionedError;
 
 /// Fetch and verify a release; with --commit also make it the next boot.
 ///
@@ -63,18 +67,25 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .iter()
         .find(|deployment| deployment.role == Role::Booted)
         .or_else(|| deployments.iter().find(|deployment| deployment.next_boot));
-    let request = UpgradeRequest {
-        commit: arguments.commit,
-        reboot: arguments.reboot,
-        by_name: arguments.revision.is_some(),
-    };
     let info = observe(&config, commit, &sysroot)?;
     // The repo's summary is signed by nobody: what the commit says of itself is.
     require_bound(&config.repo, name, &config.follows, &info)
         .map_err(|error| Failure::new(Kind::Refused, error, NOTHING_CHANGED))?;
     let created = Some(info.timestamp);
     let target = Target { commit, created, repo: config.repo.clone() };
-    let memory = arguments.plan.host.places(&sysroot, &deployments).newest();
+    let places = arguments.plan.host.places(&sysroot, &deployments);
+    let memory = places.newest();
+    let unread =
+        |error: Box<dyn std::error::Error + Send + Sync>| Failure::new(Kind::Failed, error, NOTHING_CHANGED);
+    let denied = read_denied(&places.denied()).map_err(|error| unread(error.into()))?;
+    let on_trial = on_trial(&sysroot, &places).map_err(|error| unread(error.into()))?;
+    let request = UpgradeRequest {
+        commit: arguments.commit,
+        reboot: arguments.reboot,
+        by_name: arguments.revision.is_some(),
+        on_trial,
+        denied: &denied,
+    };
     let newest = read_newest(&memory).map_err(|error| damaged_memory(error, &memory))?;
     let newest = newest.refs.get(config.follows.as_str());
     let runs_since = runs.and_then(|runs| sysroot.created(runs.id.commit));
@@ -90,7 +101,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         return refuse(&plan);
     }
     let progress = Terminal::default();
-    let host = Host { sysroot: &sysroot, config: &config, newest: &memory, progress: &progress };
+    let host = Host {
+        sysroot: &sysroot,
+        config: &config,
+        newest: &memory,
+        history: &places.history(),
+        who: &who(),
+        progress: &progress,
+    };
     let done = run_plan(&host, &plan, None).map_err(fail)?;
     let state = match (arguments.commit, done.next_boot) {
         (true, _) => state_line(&sysroot),
@@ -154,13 +172,20 @@ fn no_release(error: RevisionError) -> Failure {
     Failure::new(kind, error, NOTHING_CHANGED)
 }
 
-fn damaged_memory(error: NewestError, path: &Path) -> Failure {
+fn damaged_memory(error: VersionedError, path: &Path) -> Failure {
     let hint = format!("without {} the host takes whatever release the repo calls newest", path.display());
     Failure::new(Kind::Failed, error, NOTHING_CHANGED).hint(hint)
 }
 
 fn is_refused(plan: &Plan) -> bool {
-    matches!(plan.reason, Reason::Older { .. } | Reason::SetBack { .. } | Reason::AnotherWaits)
+    matches!(
+        plan.reason,
+        Reason::Older { .. }
+            | Reason::SetBack { .. }
+            | Reason::AnotherWaits
+            | Reason::OnTrial { .. }
+            | Reason::Denied { .. }
+    )
 }
 
 fn refuse(plan: &Plan) -> Result<(), Failure> {

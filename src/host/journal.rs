@@ -1,66 +1,27 @@
 //! Keeps the journal of phases: a phase counts as run only when its record is on the disk.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::model::journal::JOURNAL_FORMAT;
 use crate::model::{PhaseJournal, PhaseRecord};
+use crate::rim::files::Durability;
+use crate::rim::versioned::{Versioned, VersionedError, read_versioned, write_versioned};
 
-use crate::rim::files::{Durability, FileError, ensure_directory, write_atomic};
-
-/// Why the journal cannot be used. It is never guessed: a lost journal would run every phase again.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// It could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// It is not what we write.
-    #[error("reading the journal of phases {path}")]
-    Damaged {
-        /// Where it is.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A newer program wrote it.
-    #[error("the journal of phases {path} is of format {got}, expected {JOURNAL_FORMAT}")]
-    Format {
-        /// Where it is.
-        path: PathBuf,
-        /// Its format.
-        got: u32,
-    },
+impl Versioned for PhaseJournal {
+    const WHAT: &'static str = "the journal of phases";
+    const FORMAT: u32 = JOURNAL_FORMAT;
 }
 
-/// Reads the journal; one that is not there is empty.
-pub fn read_journal(path: &Path) -> Result<PhaseJournal, JournalError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(PhaseJournal::default()),
-        Err(source) => {
-            return Err(FileError { operation: "reading", path: path.to_owned(), source }.into());
-        }
-    };
-    let journal: PhaseJournal = serde_json::from_slice(&bytes)
-        .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
-    if journal.format != JOURNAL_FORMAT {
-        return Err(JournalError::Format { path: path.to_owned(), got: journal.format });
-    }
-    Ok(journal)
+/// Reads the journal; one that is not there is empty. A damaged one is never guessed: every phase would run again.
+pub fn read_journal(path: &Path) -> Result<PhaseJournal, VersionedError> {
+    Ok(read_versioned(path)?.unwrap_or_default())
 }
 
 /// Adds a record; it is on the disk when this returns.
-pub fn append(path: &Path, journal: &mut PhaseJournal, record: PhaseRecord) -> Result<(), JournalError> {
+pub fn append(path: &Path, journal: &mut PhaseJournal, record: PhaseRecord) -> Result<(), VersionedError> {
     let mut next = journal.clone();
     next.records.push(record);
-    let mut text = serde_json::to_vec_pretty(&next)
-        .map_err(|source| JournalError::Damaged { path: path.to_owned(), source })?;
-    text.push(b'\n');
-    if let Some(directory) = path.parent() {
-        ensure_directory(directory, 0o755)?;
-    }
-    write_atomic(path, &text, 0o600, Durability::Durable)?;
+    write_versioned(path, &next, Durability::Durable)?;
     *journal = next;
     Ok(())
 }

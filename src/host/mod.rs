@@ -2,13 +2,17 @@
 //!
 //! 1. [`upgrade`] prepares, verifies and flips; [`gc`] reaps; [`verify`] reads every bit;
 //! 2. [`boot`] brings up the services of the booted release: [`secrets`], [`config`], [`pods`], [`phases`];
-//! 3. [`status`] and [`readiness`] say what runs; [`call_home`] tells the rack server.
+//! 3. [`trial`] confirms a release that proves healthy, and brings the host back from one that does not;
+//! 4. [`status`] and [`readiness`] say what runs; [`call_home`] tells the rack server.
 
+pub mod abandon;
 pub mod absent;
 pub mod boot;
 pub mod call_home;
 pub mod config;
+pub mod denied;
 pub mod gc;
+pub mod history;
 pub mod identity;
 pub mod journal;
 pub mod newest;
@@ -21,5 +25,7 @@ pub mod revision;
 pub mod secrets;
 pub mod startable;
 pub mod status;
+pub mod trial;
 pub mod upgrade;
 pub mod verify;
+pub mod why;

@@ -1,64 +1,28 @@
 //! Keeps the newest release that this host has accepted of its ref.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::model::newest::{KnownRelease, NEWEST_FORMAT, Newest};
-use crate::rim::files::{Durability, FileError, ensure_directory, naming, write_atomic};
+use crate::rim::files::Durability;
+use crate::rim::versioned::{Versioned, VersionedError, read_versioned, write_versioned};
 
-/// Why the file cannot be used. It is never guessed: without it a repo that was set back would be believed.
-#[derive(Debug, thiserror::Error)]
-pub enum NewestError {
-    /// It could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// It is not what we write.
-    #[error("reading the newest known releases {path}")]
-    Damaged {
-        /// Where it is.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A newer program wrote it.
-    #[error("the newest known releases {path} are of format {got}, expected {NEWEST_FORMAT}")]
-    Format {
-        /// Where it is.
-        path: PathBuf,
-        /// Its format.
-        got: u32,
-    },
+impl Versioned for Newest {
+    const WHAT: &'static str = "the newest known releases";
+    const FORMAT: u32 = NEWEST_FORMAT;
 }
 
-/// Reads the file; one that is not there knows nothing.
-pub fn read_newest(path: &Path) -> Result<Newest, NewestError> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Newest::default()),
-        Err(error) => return Err(naming("reading", path)(error).into()),
-    };
-    let newest: Newest = serde_json::from_slice(&bytes)
-        .map_err(|source| NewestError::Damaged { path: path.to_owned(), source })?;
-    if newest.format != NEWEST_FORMAT {
-        return Err(NewestError::Format { path: path.to_owned(), got: newest.format });
-    }
-    Ok(newest)
+/// Reads the file; one that is not there knows nothing. A damaged one is never guessed: a repo that was set back would be
+/// believed.
+pub fn read_newest(path: &Path) -> Result<Newest, VersionedError> {
+    Ok(read_versioned(path)?.unwrap_or_default())
 }
 
 /// Takes note of an accepted release of `reference`; it is on the disk when this returns. An older one changes nothing.
-pub fn note_accepted(path: &Path, reference: &str, release: KnownRelease) -> Result<(), NewestError> {
+pub fn note_accepted(path: &Path, reference: &str, release: KnownRelease) -> Result<(), VersionedError> {
     let mut newest = read_newest(path)?;
-    if !newest.note(reference, release) {
-        return Ok(());
+    if newest.note(reference, release) {
+        write_versioned(path, &newest, Durability::Durable)?;
     }
-    let mut text = serde_json::to_vec_pretty(&newest)
-        .map_err(|source| NewestError::Damaged { path: path.to_owned(), source })?;
-    text.push(b'\n');
-    if let Some(directory) = path.parent() {
-        ensure_directory(directory, 0o755)?;
-    }
-    write_atomic(path, &text, 0o600, Durability::Durable)?;
     Ok(())
 }
 

@@ -15,10 +15,11 @@ use crate::host::boot::plan::{BootPlan, Decision, KeptOut, PlannedPhase, needed_
 use crate::model::{PhaseRecord, Progress};
 
 use super::boot::{BootError, Release};
-use super::journal::{JournalError, append, read_journal};
+use super::journal::{append, read_journal};
 use super::places::Places;
 use super::pods::PodError;
 use super::readiness::{ReadinessError, wait_ready};
+use crate::rim::versioned::VersionedError;
 
 /// How long a pod may take to become ready: minutes on an emulated processor.
 const READY_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -73,7 +74,7 @@ pub enum PhaseError {
         phase: String,
         /// Why.
         #[source]
-        source: JournalError,
+        source: VersionedError,
     },
 }
 

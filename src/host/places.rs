@@ -80,6 +80,36 @@ impl Places {
         self.state.join("newest.json")
     }
 
+    /// Releases that are not taken.
+    pub fn denied(&self) -> PathBuf {
+        self.state.join("denied.json")
+    }
+
+    /// What was done on this host.
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history.json")
+    }
+
+    /// Where the trial of this boot stands.
+    pub fn trial_state(&self) -> PathBuf {
+        self.run.join("trial.json")
+    }
+
+    /// How a trial ends: the host's word, or else the release's.
+    pub fn trial_policies(&self) -> [PathBuf; 2] {
+        [self.host_config.with_file_name("trial.json"), self.release.join("trial.json")]
+    }
+
+    /// Probes of the release.
+    pub fn health(&self) -> PathBuf {
+        self.release.join("health.d")
+    }
+
+    /// Probes of the host and of whoever else puts some there: they warn.
+    pub fn local_health(&self) -> PathBuf {
+        self.host_config.with_file_name("health.d")
+    }
+
     /// The phases that ran.
     pub fn journal(&self) -> PathBuf {
         self.state.join("phases.json")

@@ -213,7 +213,8 @@ fn connect(host: Option<&str>, port: u16, limit: Duration) -> Result<(), String>
     TcpStream::connect_timeout(&address, limit).map(drop).map_err(problem)
 }
 
-fn get(url: &str, limit: Duration) -> Result<(), String> {
+/// An HTTP GET that must be answered with 200 to 399; the error says what came instead.
+pub fn get(url: &str, limit: Duration) -> Result<(), String> {
     let answer = crate::rim::tls::blocking_client()
         .timeout(limit)
         .no_proxy()

@@ -65,7 +65,7 @@ pub fn require_startable(directory: &Path, commit: Commit) -> Result<(), StartEr
     let pods: BTreeSet<String> = release.pods.keys().cloned().collect();
     let journal = PhaseJournal::default();
     let pins = release.pins.pins();
-    let plan = plan_boot(&release.phases, pins, &pods, release.info.created, &journal)
+    let plan = plan_boot(&release.phases, pins, &pods, release.info.created, false, &journal)
         .map_err(|source| BootError::Plan { commit, source })?;
     require_names(&release)?;
     require_trees(directory, &release)?;

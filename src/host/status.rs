@@ -7,7 +7,7 @@ use crate::docker::{Docker, DockerError};
 use crate::host::absent;
 use crate::host::boot::{BootError, observe_services};
 use crate::host::identity;
-use crate::host::newest::{NewestError, read_newest};
+use crate::host::newest::read_newest;
 use crate::host::places::Places;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
@@ -15,6 +15,10 @@ use crate::model::status::{BootStatus, DeploymentStatus, ImageStatus, NewestStat
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
 use crate::rim::systemd::boot_under_way;
+use crate::rim::versioned::VersionedError;
+
+/// Where a release has this program.
+const PROGRAM: &str = "/usr/bin/rackstep";
 
 /// Why the host could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,7 @@ pub enum StatusError {
 }
 
 /// The newest release that was accepted of the host's ref, and how old it is now; none: nothing was yet.
-pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, NewestError> {
+pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, VersionedError> {
     let reference = config.follows.to_string();
     let Some(release) = read_newest(path)?.refs.remove(&reference) else { return Ok(None) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
@@ -96,10 +100,22 @@ pub fn observe_status(
         newest,
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),
+        unlocked: observe_unlocked(),
         waiting,
         deployments: entries,
         services,
     })
+}
+
+/// Whatever is mounted over the program, it is not the release's. Without a mount table nothing is known.
+fn observe_unlocked() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    is_covered(&table, PROGRAM).then(|| format!("another program lies over {PROGRAM} until the next restart"))
+}
+
+/// proc(5): the mount point is the fifth word.
+fn is_covered(table: &str, path: &str) -> bool {
+    table.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn kernel_release() -> String {
@@ -133,4 +149,21 @@ fn read_pins(sysroot: &Sysroot, deployment: &Deployment) -> Result<Option<Releas
 
 fn read_if_there(path: &Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_over_the_program_is_seen() {
+        let usr = "30 20 8:1 /deploy/usr /usr ro,relatime shared:1 - ext4 /dev/vda4 rw\n";
+        let over = "31 30 0:25 /rackstep-pushed/rackstep /usr/bin/rackstep rw,nosuid - tmpfs tmpfs rw\n";
+        let beside = "32 30 0:25 /runc /usr/bin/runc rw,nosuid - tmpfs tmpfs rw\n";
+        for (table, expected) in
+            [(usr.to_owned(), false), (format!("{usr}{beside}"), false), (format!("{usr}{over}"), true)]
+        {
+            assert_eq!(is_covered(&table, PROGRAM), expected, "{table}");
+        }
+    }
 }

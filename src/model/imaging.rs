@@ -108,9 +108,11 @@ pub struct DiskRule {
     pub model: Option<String>,
     /// A link below `/dev/disk/by-path`.
     pub path: Option<String>,
-    /// Smallest size in bytes.
+    /// Smallest size in bytes; rack files may use units ([`super::size`]).
+    #[serde(default, deserialize_with = "super::size::read_option")]
     pub min_size: Option<u64>,
-    /// Largest size in bytes.
+    /// Largest size in bytes, likewise.
+    #[serde(default, deserialize_with = "super::size::read_option")]
     pub max_size: Option<u64>,
     /// May a disk that holds data be wiped?
     #[serde(default)]

@@ -40,6 +40,19 @@ impl InputError {
     }
 }
 
+/// Everything that is wrong with the files that a person wrote, one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputErrors(pub Vec<InputError>);
+
+impl fmt::Display for InputErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for InputErrors {}
+
 /// A file's text, kept for telling places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceText {

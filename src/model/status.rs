@@ -29,6 +29,9 @@ pub struct Status {
     pub boot: Option<BootStatus>,
     /// Kernel release that runs, as `uname -r` prints it.
     pub kernel: String,
+    /// Why what runs is not wholly the release: a developer's program lies over the release's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlocked: Option<String>,
     /// In boot order.
     pub deployments: Vec<DeploymentStatus>,
     /// Containers of the booted release's pods.

@@ -4,84 +4,117 @@
 //!
 //! An error names file, line and the thing: a rack file that is half right would image the wrong machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::imaging::plan::SMALLEST_DISK;
 use crate::model::identity::{
     machine_serial, machine_uuid, normal_path, normal_text, normal_uuid, normal_wwn,
 };
-use crate::model::place::{InputError, Place, SourceText};
+use crate::model::place::{InputError, InputErrors, Place, SourceText};
 use crate::model::rack::{NEWEST, Rack, RackHost};
+use crate::ostree::signature::PublicKey;
 
-/// Parses and checks a rack file.
-pub fn parse_rack(source: &SourceText) -> Result<Rack, InputError> {
-    let rack: Rack = source.parse()?;
-    require_network(source, &rack)?;
+/// Parses and checks a rack file, and tells everything that is wrong with it.
+pub fn parse_rack(source: &SourceText) -> Result<Rack, InputErrors> {
+    let rack: Rack = source.parse().map_err(|error| InputErrors(vec![error]))?;
+    let mut faults = network_faults(source, &rack);
     if rack.profiles.is_empty() {
-        return Err(source.error("profiles", "profiles", "a rack needs a profile"));
+        faults.push(source.error("profiles", "profiles", "a rack needs a profile"));
     }
     for (name, profile) in &rack.profiles {
         let is_release = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace());
         if !is_release(&profile.release) {
             let message = format!("release of profile {name:?} must be {NEWEST:?}, a version or a commit");
-            return Err(source.error("profiles", name, message));
+            faults.push(source.error("profiles", name, message));
         }
-        if let Some(bad) = profile.kernel_arguments.iter().find(|argument| !is_kernel_argument(argument)) {
-            return Err(source.error("profiles", bad, format!("{bad:?} is not one kernel argument")));
-        }
-    }
-    for key in &rack.ssh_keys {
-        if key.lines().count() != 1 || !key.contains(' ') {
-            return Err(source.error(
-                "ssh_keys",
-                "ssh_keys",
-                format!("{key:?} is not a line of authorized_keys"),
-            ));
+        for bad in profile.kernel_arguments.iter().filter(|argument| !is_kernel_argument(argument)) {
+            faults.push(source.error("profiles", bad, format!("{bad:?} is not one kernel argument")));
         }
     }
+    faults.extend(key_faults(source, &rack));
     let mut seen = Seen::default();
     for host in &rack.hosts {
-        require_host(source, &rack, host)?;
-        seen.require_new(source, host)?;
+        faults.extend(host_faults(source, &rack, host));
+        faults.extend(seen.require_new(source, host).err());
     }
-    Ok(rack)
+    if faults.is_empty() { Ok(rack) } else { Err(InputErrors(faults)) }
 }
 
-fn require_network(source: &SourceText, rack: &Rack) -> Result<(), InputError> {
+/// A key that is none would be found out by the first host that trusts it, or when nobody can log in.
+fn key_faults(source: &SourceText, rack: &Rack) -> Vec<InputError> {
+    let mut faults = Vec::new();
+    for key in rack.trusted_keys.iter().filter(|key| PublicKey::parse(key).is_none()) {
+        let message =
+            format!("{key:?} is not an ed25519 public key in base64, as `release sign` writes it to KEY.pub");
+        faults.push(source.error("trusted_keys", key, message));
+    }
+    for key in rack.ssh_keys.iter().filter(|key| !is_ssh_key(key)) {
+        let message = format!("{key:?} is not a line of authorized_keys (TYPE KEY COMMENT)");
+        faults.push(source.error("ssh_keys", key, message));
+    }
+    let keys = source.parse::<BTreeMap<String, serde::de::IgnoredAny>>().unwrap_or_default();
+    if !keys.contains_key("ssh_keys") {
+        let message = "no ssh key: nobody could log in to a host. Add ssh_keys, or say `ssh_keys: []`";
+        faults.push(InputError::of_file(&source.file, message));
+    }
+    faults
+}
+
+/// A line of sshd's AUTHORIZED_KEYS FILE FORMAT: perhaps options, then a type, and a key that begins with its type.
+fn is_ssh_key(line: &str) -> bool {
+    if line.trim().lines().count() != 1 {
+        return false;
+    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words.windows(2).any(|pair| {
+        let is_type = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| pair[0].starts_with(start));
+        is_type && BASE64.decode(pair[1]).is_ok_and(|key| begins_with(&key, pair[0].as_bytes()))
+    })
+}
+
+/// Does the key's first string, its length before it (RFC 4253, 6.6), say `kind`, and does more follow?
+fn begins_with(key: &[u8], kind: &[u8]) -> bool {
+    let Some((length, rest)) = key.split_first_chunk::<4>() else { return false };
+    u32::from_be_bytes(*length) as usize == kind.len()
+        && rest.starts_with(kind)
+        && rest.len() > kind.len() + 4
+}
+
+fn network_faults(source: &SourceText, rack: &Rack) -> Vec<InputError> {
     let network = &rack.network;
-    let fail = |value: &str, message: String| Err(source.error("network", value, message));
+    let mut faults = Vec::new();
+    let mut fail = |value: &str, message: String| faults.push(source.error("network", value, message));
     let (first, last) = network.range;
     for address in [first, last].into_iter().chain(network.gateway) {
         if !network.address.has_neighbour(address) {
-            return fail(
-                &address.to_string(),
-                format!("{address} is not in the network of {}", network.address),
-            );
+            fail(&address.to_string(), format!("{address} is not in the network of {}", network.address));
         }
     }
     if first > last {
-        return fail(&first.to_string(), format!("the range goes backwards: {first} is after {last}"));
+        fail(&first.to_string(), format!("the range goes backwards: {first} is after {last}"));
     }
     if (first..=last).contains(&network.address.address) {
-        return fail(
-            &first.to_string(),
-            format!("the range holds the server's own address {}", network.address.address),
-        );
+        let message = format!("the range holds the server's own address {}", network.address.address);
+        fail(&first.to_string(), message);
     }
     let is_interface = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if network.interface.is_empty()
         || network.interface.len() > 15
         || !network.interface.chars().all(is_interface)
     {
-        return fail(&network.interface, format!("{:?} is not an interface name", network.interface));
+        fail(&network.interface, format!("{:?} is not an interface name", network.interface));
     }
-    Ok(())
+    faults
 }
 
-fn require_host(source: &SourceText, rack: &Rack, host: &RackHost) -> Result<(), InputError> {
+fn host_faults(source: &SourceText, rack: &Rack, host: &RackHost) -> Vec<InputError> {
     let name = &host.name;
-    let fail = |value: &str, message: String| Err(source.error("hosts", value, message));
+    let mut faults = Vec::new();
+    let mut fail = |value: &str, message: String| faults.push(source.error("hosts", value, message));
     let is_label = |part: &str| {
         (1..=63).contains(&part.len())
             && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
@@ -89,11 +122,11 @@ fn require_host(source: &SourceText, rack: &Rack, host: &RackHost) -> Result<(),
             && !part.ends_with('-')
     };
     if !name.split('.').all(is_label) {
-        return fail(name, format!("{name:?} is not a host name (letters, digits and '-')"));
+        fail(name, format!("{name:?} is not a host name (letters, digits and '-')"));
     }
     if !rack.profiles.contains_key(&host.profile) {
         let known: Vec<&str> = rack.profiles.keys().map(String::as_str).collect();
-        return fail(
+        fail(
             &host.profile,
             format!(
                 "host {name:?} has profile {:?}, which is not below profiles: {}",
@@ -103,29 +136,27 @@ fn require_host(source: &SourceText, rack: &Rack, host: &RackHost) -> Result<(),
         );
     }
     if host.mac.is_none() && host.uuid.is_none() && host.serial.is_none() {
-        return fail(
-            name,
-            format!("host {name:?} needs a mac, a uuid or a serial: by what would it be known?"),
-        );
+        fail(name, format!("host {name:?} needs a mac, a uuid or a serial: by what would it be known?"));
     }
     if let Some(own) = host.address {
         let (first, last) = rack.network.range;
         let text = own.address.to_string();
         if !rack.network.address.has_neighbour(own.address) || own.prefix != rack.network.address.prefix {
-            return fail(
+            fail(
                 &own.to_string(),
                 format!("address {own} of host {name:?} is not in the network of {}", rack.network.address),
             );
         }
         if (first..=last).contains(&own.address) || own.address == rack.network.address.address {
-            return fail(
+            fail(
                 &own.to_string(),
                 format!("address {text} of host {name:?} is in the DHCP range or the server's own"),
             );
         }
     }
-    require_identity(source, host)?;
-    require_disk_rule(source, host)
+    faults.extend(require_identity(source, host).err());
+    faults.extend(require_disk_rule(source, host).err());
+    faults
 }
 
 /// A selector that is many machines' name, or nobody's, would image the wrong machine or none.
@@ -246,7 +277,7 @@ mod tests {
     const GOOD: &str = r#"name: rack-a
 network: {interface: rack0, address: 10.77.0.1/24, range: [10.77.0.100, 10.77.0.199], gateway: 10.77.0.1}
 repo: /srv/rackstep/repo
-ssh_keys: ["ssh-ed25519 AAAA me"]
+ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me"]
 profiles:
   control:
     ref: rackstep/x86_64/openstack-host
@@ -258,7 +289,7 @@ hosts:
     profile: control
 "#;
 
-    fn parse(text: &str) -> Result<Rack, InputError> {
+    fn parse(text: &str) -> Result<Rack, InputErrors> {
         parse_rack(&SourceText::new("rack.yaml", text))
     }
 
@@ -312,6 +343,14 @@ hosts:
             ("disk: {serial: disk-1}", "disk: {seral: disk-1}", "rack.yaml:10:", "seral"),
             ("name: rack-a\n", "", "rack.yaml:1:", "missing field `name`"),
             ("rackstep/x86_64/openstack-host", "../x", "rack.yaml:7:", "is not a ref"),
+            ("AAAAC3NzaC1lZDI1", "AAAA", "rack.yaml:4:", "is not a line of authorized_keys"),
+            ("ssh_keys: [\"", "ssh_keys: [\"no-pty,", "rack.yaml:4:", "is not a line of authorized_keys"),
+            (
+                "ssh_keys:",
+                "trusted_keys: [c2hvcnQ=]\nssh_keys:",
+                "rack.yaml:4:",
+                "is not an ed25519 public key",
+            ),
             (GOOD_UUID, "03000200-0400-0500-0006-000700080009", "rack.yaml:12:", "many boards have"),
             (GOOD_UUID, "\"{FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF}\"", "rack.yaml:12:", "many boards have"),
             (GOOD_UUID, "6f8f0a0c", "rack.yaml:12:", "is not a UUID: it would match no machine"),
@@ -331,6 +370,34 @@ hosts:
             let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.starts_with(place) && error.contains(message), "{from} → {to}: {error}");
         }
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let text = GOOD
+            .replace("10.77.0.199]", "10.78.0.199]")
+            .replace("profile: control, address", "profile: contrl, address")
+            .replace(GOOD_UUID, "6f8f0a0c")
+            .replace("ssh_keys: [", "# [");
+        let told = parse(&text).unwrap_err().to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 4, "{told}");
+        for (line, fault) in lines.iter().zip([
+            "10.78.0.199 is not in the network",
+            "rack.yaml: no ssh key: nobody could log in",
+            "has profile \"contrl\"",
+            "uuid \"6f8f0a0c\" of host \"control-2\" is not a UUID",
+        ]) {
+            assert!(line.contains(fault), "{line}, expected {fault}");
+        }
+        let silent = GOOD.replace("ssh_keys: [\"ssh", "ssh_keys: [] # [\"ssh");
+        assert!(parse(&silent).is_ok(), "nobody is let in, as said");
+        let large = GOOD.replace("{serial: disk-1}", "{min_size: 400G, max_size: 1.92TB}");
+        let disk = parse(&large).unwrap().hosts[0].disk.clone();
+        assert_eq!((disk.min_size, disk.max_size), (Some(400_000_000_000), Some(1_920_000_000_000)));
+        let options =
+            GOOD.replace("[\"ssh-", "['from=\"10.0.0.1,10.0.0.2\",no-pty ssh-").replace(" me\"]", " me']");
+        assert!(parse(&options).is_ok(), "{options}");
     }
 
     /// Two spellings of one identity are one: the swapped byte order, braces, blanks.

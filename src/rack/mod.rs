@@ -9,6 +9,7 @@
 
 mod advertise;
 mod boot_files;
+pub mod check;
 mod dhcp;
 mod dhcp_log;
 mod files;

@@ -12,11 +12,11 @@ use super::tree::images::{ImageError, Images};
 use super::tree::podcheck::PodCheck;
 use crate::formats::atomic::{Durability, replace};
 use crate::model::place::InputError;
-use crate::model::{Digest, Progress};
+use crate::model::{Digest, PackageRequest, Progress};
 use crate::release::manifest::lock::LOCK_FORMAT;
 use crate::release::manifest::{Lock, LockedImage, Service, Treefile, service};
 use crate::rim::packages::PackageError;
-use crate::rim::packages::apt::{Apt, Mirrors};
+use crate::rim::packages::apt::{Apt, Mirrors, Sources};
 
 /// The one architecture so far; the treefile's ref names it too.
 pub const ARCHITECTURE: &str = "amd64";
@@ -116,6 +116,7 @@ pub fn resolve(
         name: treefile.name.clone(),
         created,
         suites: treefile.suites.clone(),
+        components: treefile.components[1..].to_vec(),
         architecture: ARCHITECTURE.to_owned(),
         requested: treefile.packages.clone(),
         binaries: locked_binaries,
@@ -129,15 +130,24 @@ fn resolve_packages(
     cache: &Cache,
     mirror: Option<&str>,
 ) -> Result<Vec<crate::model::Package>, LockError> {
+    let requested = treefile.packages.iter().map(|text| text.parse::<PackageRequest>());
+    let requested: Vec<PackageRequest> = requested
+        .collect::<Result<_, _>>()
+        .map_err(|error| treefile.error("packages", &error.text, error.to_string()))?;
+    let sources =
+        Sources { suites: &treefile.suites, components: &treefile.components, architecture: ARCHITECTURE };
     let resolved = Mirrors::observe(mirror)
-        .and_then(|mirrors| Apt::open(cache.dir(), &mirrors, &treefile.suites, ARCHITECTURE))
-        .and_then(|apt| apt.resolve(&treefile.packages));
-    resolved.map_err(|error| match &error {
-        PackageError::Unknown { packages, .. } => {
-            let first = packages.first().map_or("", String::as_str);
-            treefile.error("packages", first, error.to_string()).into()
-        }
-        _ => LockError::Packages(error),
+        .and_then(|mirrors| Apt::open(cache.dir(), &mirrors, sources, &requested))
+        .and_then(|apt| apt.resolve(&requested));
+    resolved.map_err(|error| {
+        let blamed = match &error {
+            PackageError::Unknown { packages, .. } | PackageError::Conflict { packages, .. } => {
+                packages.first()
+            }
+            PackageError::NoVersion { request, .. } => Some(request),
+            _ => return LockError::Packages(error),
+        };
+        treefile.error("packages", blamed.map_or("", String::as_str), error.to_string()).into()
     })
 }
 

@@ -21,6 +21,7 @@ use fatfs::{FileSystem, FsOptions};
 use super::command::{self, CommandError};
 use super::disk::layout::{BOOT_NUMBER, Span};
 use super::disk::table::BOOT_CODE;
+use super::grub_env::{self, GrubEnv, GrubEnvError};
 
 /// Modules that both images carry: to read the disk, the configuration and the kernel, and to be seen on a serial line.
 const MODULES: [&str; 20] = [
@@ -105,6 +106,9 @@ pub enum GrubError {
         #[source]
         source: io::Error,
     },
+    /// GRUB could not count the boots of a trial there.
+    #[error("making GRUB's environment")]
+    Environment(#[from] GrubEnvError),
     /// An image has not the size that its format has.
     #[error("{what} has {size} bytes, which cannot be right")]
     Size {
@@ -194,11 +198,13 @@ impl<'a> Grub<'a> {
             DEFAULT_CONFIG.into()
         };
         let path = place.join("grub.cfg");
-        fs::create_dir_all(&place).and_then(|()| fs::write(&path, config)).map_err(|source| GrubError::Io {
-            doing: "writing",
-            path,
-            source,
-        })
+        fs::create_dir_all(&place)
+            .and_then(|()| fs::write(&path, config))
+            .map_err(|source| GrubError::Io { doing: "writing", path, source })?;
+        let env = boot.join(grub_env::PLACE);
+        let (filesystem, device) = under(boot);
+        grub_env::require_writable(&env, &filesystem, &device)?;
+        Ok(GrubEnv::create(&env)?)
     }
 
     fn platform(&self, name: &str) -> PathBuf {
@@ -265,6 +271,25 @@ fn write_esp(device: &Path, program: &[u8]) -> io::Result<()> {
     drop((file, boot));
     esp.unmount()?;
     disk.sync_all()
+}
+
+/// Type of the file system that `path` is in, and the name of the device below it, from `/proc/self/mountinfo`; what is not
+/// found there is not on a disk.
+fn under(path: &Path) -> (String, String) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let path = path.canonicalize().unwrap_or_else(|_gone| path.to_owned());
+    let mounts = table.lines().filter_map(|line| {
+        let (mount, rest) = line.split_once(" - ")?;
+        let place = PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " "));
+        let mut rest = rest.split(' ');
+        let (kind, source) = (rest.next()?, rest.next()?);
+        path.starts_with(&place).then(|| (place, kind.to_owned(), source.to_owned()))
+    });
+    // Of two at one place the later one counts.
+    let found = mounts.max_by_key(|(place, ..)| place.components().count());
+    let (_, kind, source) = found.unwrap_or_default();
+    let device = Path::new(&source).canonicalize().unwrap_or_else(|_none| source.clone().into());
+    (kind, device.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
 fn copy_modules(from: &Path, to: &Path) -> Result<(), GrubError> {

@@ -3,6 +3,5 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 pub mod libvirt;
-pub mod rack;
 pub mod story;
 pub mod vagrant;

@@ -163,13 +163,16 @@ impl ScratchHost {
         entries
     }
 
-    /// Kernel arguments in the boot entries, without `ostree=`; first those that boot by themselves.
+    /// Kernel arguments in the boot entries, without those that name deployment and release; first those that boot by themselves.
     pub fn kernel_arguments(&self) -> Vec<String> {
         let mut found: Vec<(String, String)> = Vec::new();
         for (name, bytes) in self.entries().into_iter().filter(|(name, _)| name != "loader") {
             let text = String::from_utf8(bytes).unwrap();
             let options = text.lines().find_map(|line| line.strip_prefix("options ")).unwrap();
-            let rest: Vec<&str> = options.split(' ').filter(|word| !word.starts_with("ostree=")).collect();
+            let rest: Vec<&str> = options
+                .split(' ')
+                .filter(|word| !word.starts_with("ostree=") && !word.starts_with("rackstep.release="))
+                .collect();
             found.push((name, rest.join(" ")));
         }
         found.sort();
@@ -241,8 +244,16 @@ impl ScratchHost {
     /// Everything in the sysroot but libostree's lock: paths, sizes, times.
     pub fn listing(&self) -> Vec<String> {
         use std::os::unix::fs::MetadataExt as _;
-        // Taking the lock makes its file.
-        let of_lock = [self.sysroot.join("ostree"), self.sysroot.join("ostree/lock")];
+        // Taking the lock makes its file, and an act that was begun is taken note of, however it ends.
+        let state = self.sysroot.join("ostree/deploy/rackstep/var/lib");
+        let of_lock = [
+            self.sysroot.join("ostree"),
+            self.sysroot.join("ostree/lock"),
+            state.join("rackstep/history.json"),
+            state.join("rackstep"),
+            state.clone(),
+            state.parent().unwrap().to_owned(),
+        ];
         let entries = walkdir::WalkDir::new(&self.sysroot).sort_by_file_name().into_iter();
         entries
             .map(Result::unwrap)

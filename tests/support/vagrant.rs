@@ -9,7 +9,9 @@ use rackstep::model::status::Status;
 use rackstep::rim::wait::poll_gently;
 
 use super::libvirt::Libvirt;
-use super::story::{Composed, run};
+use rackstep::lab::story::Composed;
+
+use super::story::run;
 
 /// From ssh to all services, emulated.
 const SERVICES: Duration = Duration::from_secs(15 * 60);

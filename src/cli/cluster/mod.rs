@@ -1,9 +1,11 @@
 //! `rackstep cluster`: a developer's cluster on this machine, or on machines that Vagrant made.
 
+mod adopt;
 mod board;
 mod down;
 mod machine;
 mod place;
+mod push;
 mod rollout;
 mod status;
 mod up;
@@ -26,11 +28,13 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Up(up::Arguments),
+    Adopt(adopt::AdoptArguments),
     Status(status::StatusArguments),
     Ssh(status::SshArguments),
     Exec(machine::ExecArguments),
     Logs(machine::LogsArguments),
     Cut(machine::CutArguments),
+    Push(push::PushArguments),
     Upgrade(rollout::UpgradeArguments),
     Rollback(rollout::RollbackArguments),
     Down(down::Arguments),
@@ -63,11 +67,13 @@ Machines that Vagrant made of rackstep's boxes:
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.verb {
         Verb::Up(arguments) => up::run(arguments),
+        Verb::Adopt(arguments) => adopt::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Ssh(arguments) => status::ssh(arguments),
         Verb::Exec(arguments) => machine::exec(arguments),
         Verb::Logs(arguments) => machine::logs(arguments),
         Verb::Cut(arguments) => machine::cut(arguments),
+        Verb::Push(arguments) => push::run(arguments),
         Verb::Upgrade(arguments) => rollout::upgrade(arguments),
         Verb::Rollback(arguments) => rollout::rollback(arguments),
         Verb::Down(arguments) => down::run(arguments),

@@ -1,21 +1,18 @@
 //! `rackstep cluster upgrade` and `rackstep cluster rollback`.
 
-use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use reqwest::Url;
 
 use super::board::Board;
-use super::place::{DEFAULT_FILE, Machines, Patience, UNCHANGED, find_machines, no_machine};
+use super::place::{DEFAULT_FILE, Machines, Patience, UNCHANGED, explain, find_machines, no_machine};
 use crate::cli::disk_image::{absolute, stop_on_interrupt};
 use crate::cli::{Failure, Kind, print_json};
 use crate::lab::cluster::Host;
-use crate::lab::cluster::observe::{Power, followed, look};
+use crate::lab::cluster::observe::{Power, look};
 use crate::lab::cluster::rollout::plan::{Act, RolloutPlan, plan_way_back};
 use crate::lab::cluster::rollout::{MachineReport, Outcome, Report, run};
-use crate::lab::machine::Network;
+use crate::lab::cluster::serve::serve;
 use crate::model::status::Status;
 use crate::rack::repo::RepoServer;
 
@@ -93,7 +90,7 @@ pub fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
     let act = Act::Upgrade { revision: arguments.revision.clone() };
     let network = machines.network;
     let serve = |hosts: &[Host<'static>]| match &repo {
-        Some(repo) => serve(hosts, network, repo),
+        Some(repo) => serve(hosts, network, repo).map_err(explain),
         None => Ok(Vec::new()),
     };
     roll(machines, act, common, serve)
@@ -198,50 +195,6 @@ fn roll(
         .hint("the same command goes on from here; `rackstep cluster rollback` goes back"))
 }
 
-/// Serves `repo` at each address of this machine where the machines look for releases.
-///
-/// An address that is somebody else's, or that something serves already, is left alone: the machines will tell if no
-/// release can be had there.
-fn serve(
-    hosts: &[Host<'static>],
-    network: Option<&'static Network>,
-    repo: &Path,
-) -> Result<Vec<RepoServer>, Failure> {
-    let failed = |url: &str, error: &dyn std::fmt::Display| {
-        let told = format!("serving {} at {url}: {error}", repo.display());
-        Failure::new(Kind::Failed, told, UNCHANGED)
-    };
-    let mut servers = Vec::new();
-    for url in followed(hosts) {
-        let Some((host, port, path)) = parse_url(&url) else { continue };
-        let bind = || TcpListener::bind((host.as_str(), port));
-        let bound = match network {
-            Some(network) => network.inside(bind).map_err(|error| failed(&url, &error))?,
-            None => bind(),
-        };
-        match bound {
-            Ok(listener) => {
-                let server =
-                    RepoServer::start(listener, &path, repo).map_err(|error| failed(&url, &error))?;
-                servers.push(server);
-            }
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
-            {
-                tracing::info!(url, %error, "not ours to serve");
-            }
-            Err(error) => return Err(failed(&url, &error)),
-        }
-    }
-    Ok(servers)
-}
-
-/// Host, port and path of a repo over HTTP.
-fn parse_url(text: &str) -> Option<(String, u16, String)> {
-    let url = Url::parse(text).ok().filter(|url| url.scheme() == "http")?;
-    Some((url.host_str()?.to_owned(), url.port_or_known_default()?, url.path().to_owned()))
-}
-
 fn render(report: &Report) -> Vec<String> {
     let line = |machine: &MachineReport| {
         let outcome = match machine.outcome {
@@ -341,14 +294,5 @@ mod tests {
         for bad in ["", "--reboot", "1.0; reboot", "$(id)", "a b"] {
             assert!(require_revision(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn repos_that_can_be_served() {
-        let parsed = |text: &str| parse_url(text).map(|(host, port, path)| format!("{host} {port} {path}"));
-        assert_eq!(parsed("http://10.90.0.1:8080").as_deref(), Some("10.90.0.1 8080 /"));
-        assert_eq!(parsed("http://10.77.0.1:8080/repo").as_deref(), Some("10.77.0.1 8080 /repo"));
-        assert_eq!(parsed("https://releases.example/"), None);
-        assert_eq!(parsed("/srv/repo"), None);
     }
 }

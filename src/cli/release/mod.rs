@@ -82,6 +82,7 @@ enum Act {
         level: Option<i32>,
     },
     Prune(prune::Arguments),
+    Allow(super::trial::AllowArguments),
 }
 
 fn level_help() -> String {
@@ -116,6 +117,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             pack(&repo, to, &from, key.as_ref(), &options)
         }
         Act::Prune(arguments) => prune::run(&arguments),
+        Act::Allow(arguments) => super::trial::allow(&arguments),
     }
 }
 

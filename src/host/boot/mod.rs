@@ -32,13 +32,14 @@ use crate::model::{Commit, HostConfig, PhaseSet, Progress, ReleaseInfo, ReleaseP
 
 use super::config::{ConfigError, Values, render_directory};
 use super::identity;
-use super::journal::{JournalError, read_journal};
+use super::journal::read_journal;
 use super::phases::{PhaseError, PhasesDone, run_phases};
 use super::places::Places;
 use super::pods::{PodError, PodFile, keep_only, read_pods, write_pod};
 use super::readiness::{node_name, running};
 use super::secrets::ensure_secrets;
 use crate::rim::files::{Durability, FileError, ensure_directory, list, naming, write_atomic};
+use crate::rim::versioned::VersionedError;
 
 /// How long a machine without an address of its own waits for a lease.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
@@ -85,7 +86,7 @@ pub enum BootError {
     },
     /// The journal of phases.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Journal(#[from] VersionedError),
     /// The services' configuration.
     #[error("rendering configuration")]
     Config(#[from] ConfigError),
@@ -152,11 +153,11 @@ impl Release {
         })
     }
 
-    /// Decides what its boot has to do.
-    pub fn plan(&self, places: &Places) -> Result<BootPlan, BootError> {
+    /// Decides what its boot has to do; `confirmed`: its trial is over.
+    pub fn plan(&self, places: &Places, confirmed: bool) -> Result<BootPlan, BootError> {
         let journal = read_journal(&places.journal())?;
         let pods: BTreeSet<String> = self.pods.keys().cloned().collect();
-        plan_boot(&self.phases, self.pins.pins(), &pods, self.info.created, &journal)
+        plan_boot(&self.phases, self.pins.pins(), &pods, self.info.created, confirmed, &journal)
             .map_err(|source| BootError::Plan { commit: self.pins.commit(), source })
     }
 
@@ -193,7 +194,7 @@ pub fn boot(
     release: &Release,
     places: &Places,
 ) -> Result<Booted, BootError> {
-    let plan = release.plan(places)?;
+    let plan = release.plan(places, false)?;
     let kept_out = release.keep_out(&plan, docker, docker_root, places)?;
     let new_volumes = ensure_volumes(release, places)?;
     let (secrets, new_secrets) = ensure_secrets(&places.secrets(), &release.secrets)?;
@@ -221,15 +222,17 @@ pub fn boot(
     Ok(Booted { plan, kept_out, started, new_secrets, new_volumes })
 }
 
-/// Runs the phases that are due and starts the pods that waited for them. [`boot`] must have run.
+/// Runs the phases that are due, those after the confirm among them if the release is `confirmed`, and starts the pods that
+/// waited for them. [`boot`] must have run.
 pub fn boot_phases(
     docker: &Docker,
     docker_root: &Path,
     release: &Release,
     places: &Places,
+    confirmed: bool,
     progress: &dyn Progress,
 ) -> Result<PhasesDone, BootError> {
-    let plan = release.plan(places)?;
+    let plan = release.plan(places, confirmed)?;
     let kept_out = release.keep_out(&plan, docker, docker_root, places)?;
     run_phases(docker, release, places, &plan, kept_out, progress)
 }

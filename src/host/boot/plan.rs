@@ -159,12 +159,13 @@ pub fn needed_pods(phase: &Phase) -> impl Iterator<Item = &str> {
     phase.needs.iter().filter_map(|need| need.strip_prefix("pod/"))
 }
 
-/// Decides what a boot of the release has to do. `created` is the time of its lock.
+/// Decides what a boot of the release has to do. `created` is the time of its lock, `confirmed` whether its trial is over.
 pub fn plan_boot(
     phases: &PhaseSet,
     pins: &PinSet,
     pods: &BTreeSet<String>,
     created: u64,
+    confirmed: bool,
     journal: &PhaseJournal,
 ) -> Result<BootPlan, BootPlanError> {
     let ordered = order(phases, pods)?;
@@ -175,7 +176,7 @@ pub fn plan_boot(
             .get(&phase.image)
             .ok_or_else(|| BootPlanError::Image { phase: phase.id.clone(), image: phase.image.clone() })?
             .config;
-        let decision = decide(phase, image, created, journal);
+        let decision = decide(phase, image, created, confirmed, journal);
         planned.push(PlannedPhase { phase: phase.clone(), image, decision });
     }
     let is_due = |id: &&String| {
@@ -191,12 +192,13 @@ pub fn plan_boot(
     Ok(BootPlan { phases: planned, pods })
 }
 
-fn decide(phase: &Phase, image: Digest, created: u64, journal: &PhaseJournal) -> Decision {
+fn decide(phase: &Phase, image: Digest, created: u64, confirmed: bool, journal: &PhaseJournal) -> Decision {
     let mut records = journal.records.iter().filter(|record| record.phase == phase.id).rev();
     let done = |record: &PhaseRecord| Decision::Done { release: record.release };
     match phase.kind {
+        PhaseKind::Contract if !confirmed => Decision::WaitsForConfirm,
         PhaseKind::Bootstrap => records.next().map_or(Decision::Run, done),
-        PhaseKind::Expand | PhaseKind::Migrate => {
+        PhaseKind::Expand | PhaseKind::Migrate | PhaseKind::Contract => {
             let records: Vec<_> = records.collect();
             if let Some(record) = records.iter().find(|record| record.image == image) {
                 done(record)
@@ -206,7 +208,6 @@ fn decide(phase: &Phase, image: Digest, created: u64, journal: &PhaseJournal) ->
                 Decision::Run
             }
         }
-        PhaseKind::Contract => Decision::WaitsForConfirm,
     }
 }
 
@@ -336,7 +337,7 @@ mod tests {
 
     /// Ids that run on a boot of the release, each put into the journal.
     fn boot(keystone: &str, release: char, created: u64, journal: &mut PhaseJournal) -> Vec<String> {
-        let plan = plan_boot(&phases(), &pins(keystone), &pods(), created, journal).unwrap();
+        let plan = plan_boot(&phases(), &pins(keystone), &pods(), created, false, journal).unwrap();
         let due: Vec<PlannedPhase> =
             plan.phases.into_iter().filter(|planned| planned.decision == Decision::Run).collect();
         for planned in &due {
@@ -384,7 +385,7 @@ mod tests {
     fn pods_wait_for_due_phases_alone() {
         let mut journal = PhaseJournal::default();
         let waits = |journal: &PhaseJournal, keystone: &str| -> Vec<(String, Vec<String>)> {
-            let plan = plan_boot(&phases(), &pins(keystone), &pods(), 1, journal).unwrap();
+            let plan = plan_boot(&phases(), &pins(keystone), &pods(), 1, false, journal).unwrap();
             plan.pods.into_iter().map(|pod| (pod.name, pod.waits_for)).collect()
         };
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
@@ -403,7 +404,7 @@ mod tests {
 
     #[test]
     fn contract_waits_for_a_confirm() {
-        let plan = plan_boot(&phases(), &pins("27"), &pods(), 1, &PhaseJournal::default()).unwrap();
+        let plan = plan_boot(&phases(), &pins("27"), &pods(), 1, false, &PhaseJournal::default()).unwrap();
         let contract = plan.phases.iter().find(|planned| planned.phase.id == "ks-contract").unwrap();
         assert_eq!(contract.decision, Decision::WaitsForConfirm);
     }
@@ -413,7 +414,7 @@ mod tests {
         let error = |change: &dyn Fn(&mut PhaseSet)| {
             let mut phases = phases();
             change(&mut phases);
-            let result = plan_boot(&phases, &pins("27"), &pods(), 1, &PhaseJournal::default());
+            let result = plan_boot(&phases, &pins("27"), &pods(), 1, false, &PhaseJournal::default());
             result.unwrap_err().to_string()
         };
         for (change, text) in [

@@ -14,9 +14,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::host::newest::{NewestError, note_accepted};
+use crate::host::history::{Begun, begin};
+use crate::host::newest::note_accepted;
 use crate::host::startable::{StartError, require_startable};
 use crate::host::upgrade::plan::{Plan, Step};
+use crate::model::causes::in_one_line;
+use crate::model::history::Outcome;
 use crate::model::kernel_arguments;
 use crate::model::newest::KnownRelease;
 use crate::model::{Commit, DeploymentId, HostConfig, Progress, RELEASE_DIR};
@@ -25,6 +28,7 @@ use crate::ostree::signature::PublicKey;
 use crate::ostree::sysroot::{PREPARED_REF, StagedLocked, Sysroot, SysrootError};
 use crate::release::pull::{PullError, PullReport, PullRequest, pull};
 use crate::rim::command::{self, CommandError};
+use crate::rim::versioned::VersionedError;
 
 /// The engines that a plan runs against.
 pub struct Host<'a> {
@@ -34,6 +38,10 @@ pub struct Host<'a> {
     pub config: &'a HostConfig,
     /// Where the newest accepted releases are remembered.
     pub newest: &'a Path,
+    /// Where acts are taken note of.
+    pub history: &'a Path,
+    /// Who asks.
+    pub who: &'a str,
     /// Who listens.
     pub progress: &'a dyn Progress,
 }
@@ -111,7 +119,7 @@ pub enum UpgradeError {
         commit: Commit,
         /// Why.
         #[source]
-        source: NewestError,
+        source: VersionedError,
     },
     /// Objects of the release are bad.
     #[error(transparent)]
@@ -119,6 +127,9 @@ pub enum UpgradeError {
     /// A step came before what it needs: a plan that no planner of ours makes.
     #[error("the plan's step \"{0}\" comes before what it needs")]
     Order(String),
+    /// The act could not be taken note of.
+    #[error("taking note of what is done")]
+    History(#[source] VersionedError),
     /// The host would not restart.
     #[error("asking for a restart")]
     Reboot(#[source] CommandError),
@@ -156,12 +167,46 @@ struct Run<'a> {
 
 /// Runs `plan`; for a rollback `deployment` is the way back.
 pub fn run(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
+    let Some(act) = begin_act(host, plan)? else { return Ok(Done::default()) };
+    let ran = run_steps(host, plan, deployment);
+    let (outcome, reason) = match &ran {
+        Ok(_) => (Outcome::Done, None),
+        Err(error) => (Outcome::Failed, Some(in_one_line(error))),
+    };
+    act.end(outcome, reason).map_err(UpgradeError::History)?;
+    // After the act's end is on the disk: nothing may be left to do.
+    if ran.is_ok() && plan.steps.contains(&Step::Reboot) {
+        reboot(host)?;
+    }
+    ran
+}
+
+/// Takes note of the plan, unless it does nothing.
+fn begin_act(host: &Host<'_>, plan: &Plan) -> Result<Option<Begun>, UpgradeError> {
+    if plan.steps.is_empty() {
+        return Ok(None);
+    }
+    let release = plan.target.map(|commit| (commit, host.sysroot.version_of(commit)));
+    begin(host.history, plan.reason.verb(), release, host.who, Some(plan.reason.to_string()))
+        .map(Some)
+        .map_err(UpgradeError::History)
+}
+
+fn run_steps(host: &Host<'_>, plan: &Plan, deployment: Option<DeploymentId>) -> Result<Done, UpgradeError> {
     let mut run = Run { host, staged: None, deployment, proof: None, done: Done::default() };
     for step in &plan.steps {
         tracing::info!(%step, "step");
         run.step(step)?;
     }
     Ok(run.done)
+}
+
+/// Restarts the host; a sysroot that nothing runs from is not this machine.
+fn reboot(host: &Host<'_>) -> Result<(), UpgradeError> {
+    if host.sysroot.is_booted() {
+        command::run(Command::new("systemctl").arg("reboot")).map_err(UpgradeError::Reboot)?;
+    }
+    Ok(())
 }
 
 /// The keys that the host trusts.
@@ -177,10 +222,7 @@ impl Run<'_> {
             Step::Stage { commit } => self.stage(*commit),
             Step::Verify { commit } => self.verify(*commit),
             Step::Flip { commit } => self.flip(*commit, step),
-            Step::Reboot => {
-                command::run(Command::new("systemctl").arg("reboot")).map_err(UpgradeError::Reboot)?;
-                Ok(())
-            }
+            Step::Reboot => Ok(()),
         }
     }
 

@@ -8,7 +8,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::deployment::{Deployment, Role, name_release, rollback_target};
+use crate::model::history::ActVerb;
 use crate::model::newest::KnownRelease;
+use crate::model::trial::{Denied, DenyList};
 use crate::model::{Commit, DeploymentId};
 
 /// One effect, safe to repeat.
@@ -81,6 +83,20 @@ pub enum Reason {
         /// `created` of what was found.
         found: u64,
     },
+    /// A release is on trial, whose way back this one would take away.
+    OnTrial {
+        /// The release on trial.
+        release: Commit,
+    },
+    /// This host came back from it.
+    Denied {
+        /// When and why.
+        denied: Denied,
+    },
+    /// What runs on trial is not good.
+    NotGood,
+    /// The boot loader came back to what runs.
+    CameBack,
     /// The way back.
     Rollback,
     /// An upgrade waits for the reboot; it is called off.
@@ -89,6 +105,17 @@ pub enum Reason {
     BootedByHand,
     /// There is no other release to go back to.
     NoRollback,
+}
+
+impl Reason {
+    /// What a plan with this reason is, in the history.
+    pub fn verb(&self) -> ActVerb {
+        match self {
+            Self::Rollback | Self::CallOff | Self::BootedByHand | Self::NoRollback => ActVerb::Rollback,
+            Self::NotGood | Self::CameBack => ActVerb::Return,
+            _ => ActVerb::Upgrade,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -101,6 +128,22 @@ impl fmt::Display for Reason {
                     "the repo's newest release is older than {known}, which this host has accepted before; name it to get it all the same"
                 );
             }
+            Self::OnTrial { release } => {
+                return write!(
+                    f,
+                    "release {} is on trial, and another one would take its way back away: `rackstep confirm` or `rackstep rollback` ends the trial",
+                    release.short()
+                );
+            }
+            Self::Denied { denied } => {
+                return write!(
+                    f,
+                    "this host came back from release {denied}; `rackstep release allow {}` takes it again",
+                    denied.commit.short()
+                );
+            }
+            Self::NotGood => "the release on trial is not good: back to the previous release",
+            Self::CameBack => "the boot loader came back: what runs becomes the next boot again",
             Self::Upgrade => "a new release was found",
             Self::PrepareOnly => "a new release was found; without --commit the next boot stays as it is",
             Self::AlreadyBooted => "this release runs already",
@@ -140,13 +183,17 @@ impl Plan {
 
 /// What `upgrade` was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UpgradeRequest {
+pub struct UpgradeRequest<'a> {
     /// Make it the next boot?
     pub commit: bool,
     /// Restart afterwards?
     pub reboot: bool,
     /// Was the release named by the person?
     pub by_name: bool,
+    /// The release that runs on trial, if one does.
+    pub on_trial: Option<Commit>,
+    /// Releases that this host came back from.
+    pub denied: &'a DenyList,
 }
 
 /// What is known of the release that was found.
@@ -166,7 +213,7 @@ pub fn plan_upgrade(
     booted_created: Option<u64>,
     newest: Option<&KnownRelease>,
     target: &Target,
-    request: UpgradeRequest,
+    request: UpgradeRequest<'_>,
 ) -> Plan {
     let commit = target.commit;
     let next = deployments.iter().find(|deployment| deployment.next_boot);
@@ -193,6 +240,12 @@ pub fn plan_upgrade(
     {
         return Plan::nothing(Some(commit), Reason::SetBack { known: known.clone(), found });
     }
+    if let Some(denied) = request.denied.find(commit) {
+        return Plan::nothing(Some(commit), Reason::Denied { denied: denied.clone() });
+    }
+    if let (Some(release), true) = (request.on_trial, request.commit) {
+        return Plan::nothing(Some(commit), Reason::OnTrial { release });
+    }
     if !request.commit && deployments.iter().any(|deployment| deployment.role == Role::Staged) {
         return Plan::nothing(Some(commit), Reason::AnotherWaits);
     }
@@ -209,6 +262,14 @@ pub fn plan_upgrade(
     Plan { target: Some(commit), reason, steps }
 }
 
+/// Plans the way back to a deployment that is there, for a host that goes by itself.
+pub fn plan_return(target: &Deployment, reason: Reason, reboot: bool) -> Plan {
+    let commit = target.id.commit;
+    let mut steps = vec![Step::Verify { commit }, Step::Flip { commit }];
+    steps.extend(reboot.then_some(Step::Reboot));
+    Plan { target: Some(commit), reason, steps }
+}
+
 /// Plans `rollback`, from what is on the host.
 ///
 /// An upgrade that waits for the reboot is called off: what runs becomes the next boot again. A rollback that waits for
@@ -217,6 +278,7 @@ pub fn plan_upgrade(
 pub fn plan_rollback(
     deployments: &[Deployment],
     created: impl Fn(Commit) -> Option<u64>,
+    denied: &DenyList,
     reboot: bool,
 ) -> (Plan, Option<DeploymentId>) {
     let reboot = reboot.then_some(Step::Reboot);
@@ -237,7 +299,13 @@ pub fn plan_rollback(
             (Plan { target: Some(pending.id.commit), reason: Reason::AlreadyNextBoot, steps }, None)
         }
         _ => match rollback_target(deployments) {
-            Some(target) => back_to(target, Reason::Rollback),
+            Some(target) => match denied.find(target.id.commit) {
+                Some(denied) => {
+                    let reason = Reason::Denied { denied: denied.clone() };
+                    (Plan::nothing(Some(target.id.commit), reason), None)
+                }
+                None => back_to(target, Reason::Rollback),
+            },
             None => (Plan::nothing(None, Reason::NoRollback), None),
         },
     }
@@ -270,8 +338,41 @@ mod tests {
         commit.hex().bytes().next().map(u64::from)
     }
 
-    const PREPARE: UpgradeRequest = UpgradeRequest { commit: false, reboot: false, by_name: false };
-    const COMMIT: UpgradeRequest = UpgradeRequest { commit: true, reboot: true, by_name: false };
+    const NOTHING_DENIED: &DenyList = &DenyList { format: 1, releases: Vec::new() };
+    const PREPARE: UpgradeRequest<'_> = UpgradeRequest {
+        commit: false,
+        reboot: false,
+        by_name: false,
+        on_trial: None,
+        denied: NOTHING_DENIED,
+    };
+    const COMMIT: UpgradeRequest<'_> = UpgradeRequest { commit: true, reboot: true, ..PREPARE };
+
+    #[test]
+    fn a_denied_release_and_one_beside_a_trial_are_refused() {
+        use crate::model::trial::BadReason;
+        let now = [deployment('a', Role::Booted, true)];
+        let denied = Denied {
+            commit: commit('b'),
+            version: None,
+            reason: BadReason::DidNotComeUp { boots: 3 },
+            at: 0,
+        };
+        let list = DenyList { releases: vec![denied.clone()], ..DenyList::default() };
+        // By its name as well: a person allows it first.
+        for request in [PREPARE, COMMIT, UpgradeRequest { by_name: true, ..COMMIT }] {
+            let request = UpgradeRequest { denied: &list, ..request };
+            let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), request);
+            assert_eq!((plan.reason, plan.steps), (Reason::Denied { denied: denied.clone() }, vec![]));
+            assert!(!plan_upgrade(&now, Some(10), None, &target('c', 20), request).steps.is_empty());
+        }
+        let on_trial = UpgradeRequest { on_trial: Some(commit('a')), ..COMMIT };
+        let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), on_trial);
+        assert_eq!((plan.reason, plan.steps), (Reason::OnTrial { release: commit('a') }, vec![]));
+        let prepare = UpgradeRequest { on_trial: Some(commit('a')), ..PREPARE };
+        let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), prepare);
+        assert_eq!(plan.reason, Reason::PrepareOnly);
+    }
 
     #[test]
     fn the_flip_comes_after_the_check_and_only_when_asked_for() {
@@ -353,7 +454,7 @@ mod tests {
     #[test]
     fn rollback_goes_to_what_follows_the_booted_release() {
         let now = [deployment('b', Role::Booted, true), deployment('a', Role::Rollback, false)];
-        let (plan, id) = plan_rollback(&now, age, false);
+        let (plan, id) = plan_rollback(&now, age, NOTHING_DENIED, false);
         assert_eq!(id.map(|id| id.commit), Some(commit('a')));
         assert_eq!(plan.steps.last(), Some(&Step::Flip { commit: commit('a') }));
     }
@@ -365,7 +466,7 @@ mod tests {
             deployment('b', Role::Booted, false),
             deployment('a', Role::Rollback, false),
         ];
-        let (plan, id) = plan_rollback(&now, age, false);
+        let (plan, id) = plan_rollback(&now, age, NOTHING_DENIED, false);
         assert_eq!(plan.reason, Reason::CallOff);
         assert_eq!(id.map(|id| id.commit), Some(commit('b')));
     }
@@ -373,7 +474,7 @@ mod tests {
     #[test]
     fn an_older_release_that_was_booted_by_hand_stays() {
         let now = [deployment('b', Role::Pending, true), deployment('a', Role::Booted, false)];
-        let (plan, id) = plan_rollback(&now, age, false);
+        let (plan, id) = plan_rollback(&now, age, NOTHING_DENIED, false);
         assert_eq!(plan.reason, Reason::BootedByHand);
         assert_eq!(id.map(|id| id.commit), Some(commit('a')));
         assert_eq!(plan.steps.last(), Some(&Step::Flip { commit: commit('a') }));
@@ -382,8 +483,11 @@ mod tests {
     #[test]
     fn rollback_twice_is_told_so() {
         let now = [deployment('a', Role::Pending, true), deployment('b', Role::Booted, false)];
-        assert_eq!(plan_rollback(&now, age, false).0.reason, Reason::AlreadyNextBoot);
+        assert_eq!(plan_rollback(&now, age, NOTHING_DENIED, false).0.reason, Reason::AlreadyNextBoot);
         let alone = [deployment('a', Role::Booted, true)];
-        assert_eq!(plan_rollback(&alone, age, true).0, Plan::nothing(None, Reason::NoRollback));
+        assert_eq!(
+            plan_rollback(&alone, age, NOTHING_DENIED, true).0,
+            Plan::nothing(None, Reason::NoRollback)
+        );
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! 1. [`Home`]: one directory for each cluster, locked while a verb works on it;
 //! 2. [`observe`]: what there is; 3. [`up`]: makes what is missing, and takes back what it made when it is stopped;
+//!    [`adopt`] takes a disk that a rack imaged;
 //! 4. [`rollout`]: the host verbs on every machine, in waves, with [`health`] between them; 5. [`down`].
 //!
 //! ```text
@@ -17,13 +18,16 @@
 //!
 //! It never touches a machine that it did not make, but by ssh.
 
+pub mod adopt;
 pub mod down;
 pub mod health;
 pub mod home;
 pub mod network;
 pub mod observe;
 pub mod plan;
+pub mod push;
 pub mod rollout;
+pub mod serve;
 pub mod up;
 pub mod vagrant;
 
@@ -88,6 +92,23 @@ pub enum ClusterError {
     /// The disk that machines begin with.
     #[error("making a disk of the release")]
     Base(#[source] DiskImageError),
+    /// A program that was to be pushed.
+    #[error("taking the debugging tables out of the program (Debian package: binutils)")]
+    Pack(#[source] CommandError),
+    /// A repo that cannot be served.
+    #[error("serving {} at {url}", repo.display())]
+    Serve {
+        /// The repo.
+        repo: std::path::PathBuf,
+        /// Where.
+        url: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A disk of another form.
+    #[error("copying the disk")]
+    Convert(#[source] CommandError),
     /// DHCP.
     #[error("starting dnsmasq (Debian package: dnsmasq-base)")]
     Dhcp(#[source] CommandError),

@@ -31,6 +31,8 @@ pub struct Machine<'n> {
     keeper: Option<Hypervisor>,
     qemu: Option<Qemu>,
     mark: usize,
+    /// Does it end with the program though a launcher of its own runs it?
+    ends_with_us: bool,
 }
 
 /// The emulator's process.
@@ -51,7 +53,7 @@ impl<'n> Machine<'n> {
         File::create(&console).map_err(MachineError::io(format!("creating {}", console.display())))?;
         let accelerator = accelerator::choose()?;
         let tap = network.add_tap()?;
-        Ok(Self { spec, network, tap, accelerator, keeper: None, qemu: None, mark: 0 })
+        Ok(Self { spec, network, tap, accelerator, keeper: None, qemu: None, mark: 0, ends_with_us: true })
     }
 
     /// A machine that outlives the program, as it is: on, if an earlier program left it on. Its console goes on.
@@ -66,9 +68,24 @@ impl<'n> Machine<'n> {
         // Known again by another program, and within the 15 characters of an interface's name.
         let tap = format!("tap{}", spec.mac.replace(':', ""));
         let (qemu, keeper) = (keeper.find(&spec)?.map(Qemu::Kept), Some(keeper.clone()));
-        let mut machine = Self { spec, network, tap, accelerator, keeper, qemu, mark: 0 };
+        let mut machine =
+            Self { spec, network, tap, accelerator, keeper, qemu, mark: 0, ends_with_us: false };
         machine.mark();
         Ok(machine)
+    }
+
+    /// From the next power-on its disk boots on this machine's own kernel; it still ends with the program.
+    pub fn go_on_as_container(&mut self) -> Result<(), MachineError> {
+        if self.is_on()? {
+            return Err(MachineError::Input(format!("{} is on", self.spec.name)));
+        }
+        (self.keeper, self.accelerator) = (Some(Hypervisor::Container), Accelerator::Native);
+        Ok(())
+    }
+
+    /// Is it a host on this machine's own kernel?
+    pub fn is_container(&self) -> bool {
+        matches!(self.keeper, Some(Hypervisor::Container))
     }
 
     /// How it is run.
@@ -88,6 +105,9 @@ impl<'n> Machine<'n> {
         }
         if let Some(Hypervisor::Container) = &self.keeper {
             let container = start_container(&self.spec, self.network)?;
+            if self.ends_with_us {
+                interrupt::register_pid(container.launcher_pid());
+            }
             self.qemu = Some(Qemu::Kept(Running::Container(container)));
             return Ok(());
         }
@@ -164,7 +184,12 @@ impl<'n> Machine<'n> {
         let failed = || format!("cutting the power of {}", self.spec.name);
         match self.qemu.take() {
             None => {}
-            Some(Qemu::Kept(running)) => running.power_cut()?,
+            Some(Qemu::Kept(running)) => {
+                running.power_cut()?;
+                if let Running::Container(container) = &running {
+                    interrupt::forget_pid(container.launcher_pid());
+                }
+            }
             Some(Qemu::Child(mut child)) => {
                 child.kill().map_err(MachineError::io(failed()))?;
                 child.wait().map_err(MachineError::io(failed()))?;
@@ -307,7 +332,7 @@ impl<'n> Machine<'n> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        if self.keeper.is_some() {
+        if !self.ends_with_us {
             return;
         }
         if let Err(error) = self.power_cut() {

@@ -12,8 +12,8 @@ use super::MachineError;
 use crate::rim::cache_dir::cache_dir;
 use crate::rim::command;
 
-/// The modules of a virtio network card, in the order in which they must be loaded.
-const NETWORK_MODULES: [&str; 10] = [
+/// The modules of a virtio network card and disk and of the kernel's own watchdog, in the order in which they must be loaded.
+const MODULES: [&str; 12] = [
     "kernel/drivers/virtio/virtio_ring.ko",
     "kernel/drivers/virtio/virtio.ko",
     "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
@@ -24,6 +24,8 @@ const NETWORK_MODULES: [&str; 10] = [
     "kernel/drivers/net/virtio_net.ko",
     "kernel/drivers/block/virtio_blk.ko",
     "kernel/net/packet/af_packet.ko",
+    "kernel/drivers/watchdog/watchdog.ko",
+    "kernel/drivers/watchdog/softdog.ko",
 ];
 
 /// A kernel with its modules, and a static busybox.
@@ -111,7 +113,7 @@ pub fn initramfs(kernel: &TinyKernel, path: &str, init: &str, out: &Path) -> Res
          mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n\
          exec <>/dev/console >&0 2>&0\n",
     );
-    for module in NETWORK_MODULES {
+    for module in MODULES {
         let path = kernel.modules.join(module);
         let Some(name) =
             path.file_name().filter(|_| path.exists()).map(|name| name.to_string_lossy().into_owned())

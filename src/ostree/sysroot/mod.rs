@@ -20,6 +20,7 @@ mod reap;
 use std::path::{Path, PathBuf};
 
 use crate::model::deployment::Role;
+use crate::model::trial::RELEASE_ARGUMENT;
 use crate::model::{Commit, Deployment, DeploymentId, RELEASE_DIR, Ref};
 use crate::ostree::repo::VerifiedRelease;
 
@@ -272,6 +273,7 @@ impl Sysroot {
         self.discard_staged()?;
         let merge = self.inner.merge_deployment(Some(STATEROOT));
         let origin = self.inner.origin_new_from_refspec(follows.as_str());
+        let arguments = identified(arguments, commit);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let none = gio::Cancellable::NONE;
         let (deployment, by) = if booted {
@@ -370,6 +372,7 @@ impl Sysroot {
         arguments: &[String],
     ) -> Result<PathBuf, SysrootError> {
         let origin = self.inner.origin_new_from_refspec(follows.as_str());
+        let arguments = identified(arguments, commit);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let none = gio::Cancellable::NONE;
         let deployment = self
@@ -442,7 +445,8 @@ impl Sysroot {
         raw.csum().parse().map_err(|source| SysrootError::Name { path: self.path.clone(), source })
     }
 
-    fn version_of(&self, commit: Commit) -> Option<String> {
+    /// The version in a commit's metadata, if it is here.
+    pub fn version_of(&self, commit: Commit) -> Option<String> {
         let (variant, _) = self.repo().load_commit(&commit.hex()).ok()?;
         glib::VariantDict::new(Some(&variant.child_value(0))).lookup::<String>("version").ok().flatten()
     }
@@ -453,7 +457,14 @@ fn require_proof(commit: Commit, proof: &VerifiedRelease) -> Result<(), SysrootE
     if proven == commit { Ok(()) } else { Err(SysrootError::Proof { commit, proven }) }
 }
 
-/// Kernel arguments of a deployment, without the one that libostree sets itself.
+/// The arguments, and the one that says which release it is. Boot entries are told apart by it, whichever place they have;
+/// and libostree, which writes none where kernel and arguments are those of before, always writes them.
+fn identified(arguments: &[String], commit: Commit) -> Vec<String> {
+    let others = arguments.iter().filter(|argument| !argument.starts_with(RELEASE_ARGUMENT)).cloned();
+    others.chain([format!("{RELEASE_ARGUMENT}{commit}")]).collect()
+}
+
+/// Kernel arguments of a deployment, without those that libostree and we set ourselves.
 fn kernel_arguments(deployment: &ostree::Deployment) -> Vec<String> {
     deployment
         .bootconfig()
@@ -461,7 +472,9 @@ fn kernel_arguments(deployment: &ostree::Deployment) -> Vec<String> {
         .map(|options| {
             options
                 .split_ascii_whitespace()
-                .filter(|argument| !argument.starts_with("ostree="))
+                .filter(|argument| {
+                    !argument.starts_with("ostree=") && !argument.starts_with(RELEASE_ARGUMENT)
+                })
                 .map(str::to_owned)
                 .collect()
         })

@@ -267,6 +267,11 @@ fn difference(treefile: &Treefile, wanted: &BTreeMap<String, WantedImage>, lock:
             treefile.suites.join(", ")
         ));
     }
+    if lock.components != treefile.components[1..] {
+        let locked = lock.components.join(", ");
+        let expected = treefile.components[1..].join(", ");
+        return Some(format!("components besides main are [{locked}], expected [{expected}]"));
+    }
     if let Some(package) = treefile.packages.iter().find(|package| !lock.requested.contains(package)) {
         return Some(format!("package {package} is not locked"));
     }
@@ -352,7 +357,7 @@ fn make_tree(
             .lock
             .packages
             .iter()
-            .map(|package| (package.name.clone(), package.version.clone()))
+            .map(|package| (package.label(&read.lock.architecture), package.version.clone()))
             .collect(),
         upgrade_from: read.treefile.upgrade_from.clone(),
     };

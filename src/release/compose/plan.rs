@@ -70,8 +70,9 @@ pub fn plan_compose(inputs: &Inputs, head: Option<&Head>) -> Verdict {
     {
         return Verdict::Unchanged(head.commit);
     }
-    let packages_key = digest_of(&(&inputs.packages, inputs.created, &inputs.bootstrap));
-    let host_key = digest_of(&(&packages_key, &inputs.programs, &inputs.host_files, &inputs.settings));
+    let packages_key = digest_of(&(&inputs.packages, &inputs.bootstrap));
+    let host_key =
+        digest_of(&(&packages_key, inputs.created, &inputs.programs, &inputs.host_files, &inputs.settings));
     Verdict::Compose(ComposePlan { inputs: digest, packages_key, host_key })
 }
 
@@ -234,6 +235,9 @@ mod tests {
         let program = plan(&Inputs { programs: BTreeMap::new(), ..inputs() });
         assert_eq!(program.packages_key, base.packages_key);
         assert_ne!(program.host_key, base.host_key);
+        let relocked = plan(&Inputs { created: 2, ..inputs() });
+        assert_eq!(relocked.packages_key, base.packages_key, "a new lock of unchanged packages");
+        assert_ne!(relocked.host_key, base.host_key);
         let packages = plan(&Inputs { bootstrap: "2".into(), ..inputs() });
         assert_ne!(packages.packages_key, base.packages_key);
         assert_ne!(packages.host_key, base.host_key);

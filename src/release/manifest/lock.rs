@@ -25,6 +25,9 @@ pub struct Lock {
     pub created: u64,
     /// Suites that the packages were resolved from.
     pub suites: Vec<String>,
+    /// Components of each suite besides `main`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
     /// Architecture of the tree, as the distribution names it.
     pub architecture: String,
     /// Packages asked for in the treefile, to notice that a lock is out of date.
@@ -172,6 +175,7 @@ pub(crate) mod tests {
             name: "host".into(),
             created: 1_700_000_000,
             suites: vec!["trixie".into()],
+            components: vec![],
             architecture: "amd64".into(),
             requested: vec!["bash".into()],
             binaries: vec![],

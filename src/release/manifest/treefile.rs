@@ -12,7 +12,11 @@ use serde::Deserialize;
 
 use super::{ImageSource, Origin};
 use crate::model::place::{InputError, Place, SourceText};
-use crate::model::{Digest, Ref, kernel_argument};
+use crate::model::{Digest, PackageRequest, Ref, is_debian_name, kernel_argument};
+use crate::release::lock::ARCHITECTURE;
+
+/// What Debian divides its suites into; the first is always taken.
+pub const COMPONENTS: [&str; 4] = ["main", "contrib", "non-free", "non-free-firmware"];
 
 /// How deep fragments may include each other: deeper is a circle.
 const MAX_INCLUDE_DEPTH: usize = 16;
@@ -27,6 +31,7 @@ struct Fragment {
     version: Option<String>,
     include: Vec<String>,
     suites: Vec<String>,
+    components: Vec<String>,
     packages: Vec<String>,
     binaries: Vec<Binary>,
     files: Option<String>,
@@ -94,6 +99,8 @@ pub struct Treefile {
     pub version: String,
     /// Distribution suites, the release first.
     pub suites: Vec<String>,
+    /// Components of each suite, `main` first.
+    pub components: Vec<String>,
     /// Packages asked for; their dependencies come by themselves.
     pub packages: Vec<String>,
     /// Programs that no package has.
@@ -281,8 +288,16 @@ impl Merged {
         if let Some(suite) = fragment.suites.iter().find(|suite| !is_debian_name(suite)) {
             return wrong("suites", suite, format!("suites: {suite:?} is not the name of a suite"));
         }
-        if let Some(package) = fragment.packages.iter().find(|package| !is_package_request(package)) {
-            return wrong("packages", package, format!("packages: {package:?} is not the name of a package"));
+        if let Some(component) = fragment.components.iter().find(|one| !COMPONENTS.contains(&one.as_str())) {
+            let message = format!("components: {component:?} is none of {}", COMPONENTS.join(", "));
+            return wrong("components", component, message);
+        }
+        let mut packages = Vec::new();
+        for package in &fragment.packages {
+            match package.parse::<PackageRequest>() {
+                Ok(request) => packages.push(request),
+                Err(error) => return wrong("packages", package, format!("packages: {error}")),
+            }
         }
         for argument in &fragment.kernel_arguments {
             if let Some(problem) = kernel_argument::problem_of(argument) {
@@ -301,7 +316,8 @@ impl Merged {
             follows,
             version,
             suites: unique(fragment.suites),
-            packages: last_requests(fragment.packages),
+            components: unique([vec![COMPONENTS[0].to_owned()], fragment.components].concat()),
+            packages: last_requests(packages).iter().map(ToString::to_string).collect(),
             binaries: last_of_each(fragment.binaries),
             files,
             users: fragment.users,
@@ -324,6 +340,7 @@ impl Fragment {
         self.follows = over.follows.or(self.follows.take());
         self.version = over.version.or(self.version.take());
         self.suites.extend(over.suites);
+        self.components.extend(over.components);
         self.packages.extend(over.packages);
         self.binaries.extend(over.binaries);
         self.users.extend(over.users);
@@ -356,30 +373,15 @@ fn check_binary(binary: &Binary) -> Result<(), String> {
     }
 }
 
-/// Suites and packages: lower-case letters, digits and a few signs, as Debian's policy has it.
-fn is_debian_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
-}
-
-/// A package, or a package of one suite: `name/suite`.
-fn is_package_request(text: &str) -> bool {
-    match text.split_once('/') {
-        Some((name, suite)) => is_debian_name(name) && is_debian_name(suite),
-        None => is_debian_name(text),
-    }
-}
-
-/// The package's name in `name/suite`.
-pub fn package_name(request: &str) -> &str {
-    request.split('/').next().unwrap_or(request)
-}
-
-/// A package named again in a later fragment, perhaps of another suite, replaces the earlier request.
-fn last_requests(requests: Vec<String>) -> Vec<String> {
-    let mut kept: Vec<String> = Vec::new();
+/// A package named again in a later fragment, perhaps of another version, replaces the earlier request.
+fn last_requests(requests: Vec<PackageRequest>) -> Vec<PackageRequest> {
+    let key = |request: &PackageRequest| {
+        let architecture = request.architecture.clone().unwrap_or_else(|| ARCHITECTURE.to_owned());
+        (request.name.clone(), architecture)
+    };
+    let mut kept: Vec<PackageRequest> = Vec::new();
     for request in requests {
-        match kept.iter_mut().find(|earlier| package_name(earlier) == package_name(&request)) {
+        match kept.iter_mut().find(|earlier| key(earlier) == key(&request)) {
             Some(earlier) => *earlier = request,
             None => kept.push(request),
         }
@@ -443,7 +445,7 @@ mod tests {
             ),
             (
                 "dir/top.yaml",
-                "include: [base.yaml]\nversion: \"2\"\npackages: [vim, bash/trixie-backports]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n",
+                "include: [base.yaml]\nversion: \"2\"\ncomponents: [non-free-firmware]\npackages: [vim, bash/trixie-backports, 'ssh:i386', ssh=1.2-3]\nfiles: more\nunits: {mask: [x.service]}\nbinaries:\n- {name: k, version: v2, source: 'go:x', install: /usr/bin/k}\n",
             ),
         ];
         let mut read = |path: &Path| {
@@ -452,12 +454,13 @@ mod tests {
         };
         let treefile = Treefile::load_with(Path::new("dir/top.yaml"), &mut read).unwrap();
         assert_eq!((treefile.name.as_str(), treefile.version.as_str()), ("base", "2"));
-        assert_eq!(treefile.packages, ["bash/trixie-backports", "ssh", "vim"]);
+        assert_eq!(treefile.packages, ["bash/trixie-backports", "ssh=1.2-3", "vim", "ssh:i386"]);
+        assert_eq!(treefile.components, ["main", "non-free-firmware"]);
         assert_eq!(treefile.files, [PathBuf::from("dir/root"), PathBuf::from("dir/more")]);
         assert_eq!(treefile.services, [PathBuf::from("m/keystone")]);
         assert_eq!(treefile.units.mask, ["x.service"]);
         assert_eq!(treefile.binaries[0].version, "v2");
-        assert_eq!(treefile.error("packages", "ssh", "gone").to_string(), "dir/base.yaml:5:18: gone");
+        assert_eq!(treefile.error("packages", "bash", "gone").to_string(), "dir/base.yaml:5:12: gone");
     }
 
     #[test]
@@ -470,6 +473,14 @@ mod tests {
             (
                 format!("{BASE}packages:\n  - bash\n  - a b\n"),
                 "t.yaml:7:5: packages: \"a b\" is not the name of a package",
+            ),
+            (
+                format!("{BASE}components: [main, non-free-firmwares]\n"),
+                "t.yaml:5:20: components: \"non-free-firmwares\" is none of main, contrib, non-free, non-",
+            ),
+            (
+                format!("{BASE}packages: [bash, 'ssh=1 2']\n"),
+                "t.yaml:5:19: packages: \"ssh=1 2\" is not the name of a package (NAME[:ARCH",
             ),
             (
                 format!("{BASE}kernel_arguments: [quiet, \"x='y\"]\n"),

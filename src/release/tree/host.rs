@@ -140,7 +140,7 @@ fn ensure_packages(
     progress.begin("unpacking packages", None);
     let root = work.join("packages");
     let suite = lock.suites.first().map_or("", String::as_str);
-    bootstrap::install(cache.dir(), &lock.packages, suite, &lock.architecture, lock.created, work, &root)?;
+    bootstrap::install(cache.dir(), &lock.packages, suite, &lock.architecture, work, &root)?;
     progress.end(&format!("{} packages", lock.packages.len()));
     cache
         .keep(PACKAGES_STAGE, &plan.packages_key, &root)

@@ -3,7 +3,7 @@
 //! 1. a flat archive of links into the cache, its index made from the package files; 2. mmdebstrap with that archive
 //!    alone; 3. what got installed is compared with the lock. No network, and no package that is not in the lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -26,9 +26,13 @@ const LEFT_OUT: [&str; 8] = [
     "path-exclude=/usr/share/bash-completion/*",
 ];
 
+/// The time that packages' scripts are told, in seconds since 1970: one for all locks, so that equal packages give an
+/// equal tree. Where a day shows, in `/etc/shadow`, the lock's replaces it (`clean`).
+const PACKAGES_TIME: u64 = 1_700_000_000;
+
 /// What decides the outcome of [`install`] besides the packages; bump the number when the code changes it.
 pub fn recipe() -> String {
-    format!("bootstrap 1\n{}", LEFT_OUT.join("\n"))
+    format!("bootstrap 2\n{}", LEFT_OUT.join("\n"))
 }
 
 /// Installs `packages` from the cache into `root`, using `work` for files on the way.
@@ -37,28 +41,37 @@ pub fn install(
     packages: &[Package],
     suite: &str,
     architecture: &str,
-    created: u64,
     work: &Path,
     root: &Path,
 ) -> Result<(), PackageError> {
     let flat = work.join("archive");
     write_flat_archive(cache, packages, suite, architecture, &flat)?;
-    let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let names: Vec<String> = packages.iter().map(|package| package.label(architecture)).collect();
+    let architectures = all_architectures(packages, architecture);
     let mut command = Command::new("mmdebstrap");
     command.args(["--mode=root", "--format=directory", "--variant=essential", "--quiet"]);
-    command.arg(format!("--architectures={architecture}")).arg(format!("--include={}", names.join(",")));
+    command
+        .arg(format!("--architectures={}", architectures.join(",")))
+        .arg(format!("--include={}", names.join(",")));
     command.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
     command.args(["--dpkgopt=force-unsafe-io", "--aptopt=APT::Install-Recommends \"false\""]);
     // Services of packages must not start here, nor on the host before presets are applied.
     command.arg("--essential-hook=mkdir -p \"$1/usr/sbin\" && printf '#!/bin/sh\\nexit 101\\n' > \"$1/usr/sbin/policy-rc.d\" && chmod 755 \"$1/usr/sbin/policy-rc.d\"");
     command.arg("--customize-hook=rm -f \"$1/usr/sbin/policy-rc.d\"");
     command.arg(suite).arg(root).arg(format!("deb [trusted=yes] copy://{} ./", flat.display()));
-    command.env_clear().envs(chroot::environment(created)).env("TMPDIR", work);
+    command.env_clear().envs(chroot::environment(PACKAGES_TIME)).env("TMPDIR", work);
     // The kernel's postinst would run dracut for an initramfs that nobody uses.
     command.env("INITRD", "No");
     run(&mut command)?;
     clean::clean_builder(root)?;
-    require_exactly(packages, root)
+    require_exactly(packages, architecture, root)
+}
+
+/// The tree's architecture first, then those of its foreign packages.
+fn all_architectures(packages: &[Package], native: &str) -> Vec<String> {
+    let foreign: BTreeSet<&str> = packages.iter().map(|package| package.architecture.as_str()).collect();
+    let foreign = foreign.into_iter().filter(|name| *name != native && *name != "all");
+    std::iter::once(native).chain(foreign).map(str::to_owned).collect()
 }
 
 fn write_flat_archive(
@@ -77,7 +90,8 @@ fn write_flat_archive(
     // mmdebstrap finds essential packages by the suite that the archive says it is.
     let digest = Digest::of(text.as_bytes()).hex();
     let release = format!(
-        "Suite: {suite}\nCodename: {suite}\nArchitectures: {architecture} all\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nSHA256:\n {digest} {} Packages\n",
+        "Suite: {suite}\nCodename: {suite}\nArchitectures: {} all\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nSHA256:\n {digest} {} Packages\n",
+        all_architectures(packages, architecture).join(" "),
         text.len()
     );
     let path = flat.join("Release");
@@ -101,18 +115,20 @@ fn add_to_archive(cache: &Path, package: &Package, flat: &Path) -> Result<String
     ))
 }
 
-/// The tree's packages, name → version, from its dpkg database.
-pub fn installed(root: &Path) -> Result<BTreeMap<String, String>, PackageError> {
+/// The tree's packages, name (with a foreign architecture) → version, from its dpkg database.
+pub fn installed(root: &Path, native: &str) -> Result<BTreeMap<String, String>, PackageError> {
     let text = run_text(
         Command::new("dpkg-query")
             .arg(format!("--admindir={}", root.join("var/lib/dpkg").display()))
-            .args(["--show", "--showformat=${Package} ${Version} ${db:Status-Status}\n"]),
+            .args(["--show", "--showformat=${Package}:${Architecture} ${Version} ${db:Status-Status}\n"]),
     )?;
     let mut packages = BTreeMap::new();
     for line in text.lines() {
         let mut words = line.split(' ');
         match (words.next(), words.next(), words.next()) {
             (Some(name), Some(version), Some("installed")) => {
+                let name = name.strip_suffix(&format!(":{native}")).unwrap_or(name);
+                let name = name.strip_suffix(":all").unwrap_or(name);
                 packages.insert(name.to_owned(), version.to_owned());
             }
             _ => return Err(PackageError::Mismatch(format!("dpkg says {line:?}"))),
@@ -121,10 +137,10 @@ pub fn installed(root: &Path) -> Result<BTreeMap<String, String>, PackageError> 
     Ok(packages)
 }
 
-fn require_exactly(packages: &[Package], root: &Path) -> Result<(), PackageError> {
+fn require_exactly(packages: &[Package], native: &str, root: &Path) -> Result<(), PackageError> {
     let expected: BTreeMap<String, String> =
-        packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect();
-    let found = installed(root)?;
+        packages.iter().map(|package| (package.label(native), package.version.clone())).collect();
+    let found = installed(root, native)?;
     let differing = expected.iter().find(|(name, version)| found.get(*name) != Some(version));
     let extra = found.keys().find(|name| !expected.contains_key(*name));
     match (differing, extra) {

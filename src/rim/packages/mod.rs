@@ -13,6 +13,7 @@ pub mod apt;
 pub mod bootstrap;
 pub mod chroot;
 pub mod clean;
+mod conflict;
 pub mod download;
 pub mod initramfs;
 pub mod layout;
@@ -41,9 +42,19 @@ pub enum PackageError {
         /// The suites.
         suites: Vec<String>,
     },
+    /// A version that no suite has.
+    #[error("package {request}: no suite has that version; there is {}", .there.join(", "))]
+    NoVersion {
+        /// The package as asked for.
+        request: String,
+        /// Versions that there are.
+        there: Vec<String>,
+    },
     /// Packages that exclude each other, or miss a dependency.
-    #[error("the packages cannot be installed together: {told}")]
+    #[error("{} cannot be installed: {told}", if .packages.is_empty() { "the packages".to_owned() } else { .packages.join(", ") })]
     Conflict {
+        /// The requests that apt's reasons are about.
+        packages: Vec<String>,
         /// What apt said.
         told: String,
     },
@@ -123,6 +134,9 @@ pub enum PackageError {
         #[source]
         source: CommandError,
     },
+    /// Nothing can be fetched at all.
+    #[error(transparent)]
+    Fetch(#[from] super::fetch::FetchError),
     /// A program failed.
     #[error(transparent)]
     Command(#[from] CommandError),

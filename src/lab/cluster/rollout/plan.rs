@@ -234,6 +234,7 @@ mod tests {
             newest: None,
             booted: booted.map(|entry| entry.deployment.id.commit),
             kernel: String::new(),
+            unlocked: None,
             deployments,
             services: Vec::new(),
             waiting: Vec::new(),

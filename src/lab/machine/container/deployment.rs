@@ -1,6 +1,8 @@
 //! The deployment that a boot loader would start, and whether it is a release of ours. It looks, and mounts nothing.
 //!
-//! 1. The entry of the highest `version` in `/boot/loader/entries` (Boot Loader Specification, as libostree writes it);
+//! 1. The entry that GRUB would take: `/boot/loader/grub.cfg` is read and GRUB's environment kept as GRUB does it, so that boots
+//!    of a trial are counted. Without that file the entry of the highest `version` in `/boot/loader/entries` (Boot Loader
+//!    Specification, as libostree writes it);
 //! 2. its `ostree=` argument, followed inside the sysroot and never out of it;
 //! 3. *by path*: the checkout is `ostree/deploy/<stateroot>/deploy/<commit>.<serial>` of this very sysroot;
 //! 4. *by marks*: libostree's (origin, commit object) and the release's own (`release.json`, systemd);
@@ -19,7 +21,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::model::release::RELEASE_FORMAT;
+use crate::model::trial::{RELEASE_ARGUMENT, TRIAL_ARGUMENT};
 use crate::model::{Commit, RELEASE_DIR, ReleaseInfo};
+use crate::rim::grub_env::{self, GrubEnv, GrubEnvError};
+use crate::rim::grub_script::{self, ScriptError};
 
 /// What is to be process 1.
 pub const INIT: &str = "usr/lib/systemd/systemd";
@@ -68,6 +73,15 @@ pub enum Refused {
     /// There is no boot entry.
     #[error("no boot entry in {}: nothing is deployed", .0.display())]
     NoEntry(PathBuf),
+    /// GRUB's configuration is not ours.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// GRUB's environment.
+    #[error(transparent)]
+    Environment(#[from] GrubEnvError),
+    /// GRUB would stay at its menu.
+    #[error("GRUB would wait for a person at its menu: neither the new release nor {0} came up")]
+    Waits(String),
     /// A boot entry names no deployment.
     #[error("boot entry {0} has no ostree= argument")]
     NoArgument(String),
@@ -112,7 +126,7 @@ pub fn find(sysroot: &Path) -> Result<Deployment, Refused> {
     if !sysroot.join("ostree/repo/config").is_file() {
         return Err(Refused::NoSysroot(sysroot.clone()));
     }
-    let entry = highest_entry(&sysroot.join("boot/loader/entries"))?;
+    let entry = chosen_entry(sysroot)?;
     let checkout = follow(sysroot, &entry)?;
     let (stateroot, name) = split(sysroot, &checkout)
         .ok_or_else(|| Refused::Elsewhere { entry: entry.name.clone(), path: checkout.clone() })?;
@@ -156,7 +170,40 @@ struct Entry {
     options: String,
 }
 
+/// The entry that GRUB would boot, or the highest one where there is no GRUB.
+fn chosen_entry(sysroot: &Path) -> Result<Entry, Refused> {
+    let entries = sysroot.join("boot/loader/entries");
+    let config = sysroot.join("boot/loader/grub.cfg");
+    let text = match fs::read_to_string(&config) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return highest_entry(&entries),
+        Err(error) => return Err(unreadable("reading", &config)(error)),
+    };
+    let path = sysroot.join("boot").join(grub_env::PLACE);
+    let mut env = GrubEnv::read(&path)?;
+    let choice = grub_script::run(&text, env.as_mut(), &mut |env| env.write(&path).is_ok())?;
+    if choice.waits {
+        return Err(Refused::Waits(choice.id));
+    }
+    let name = |argument: &String| argument.starts_with(RELEASE_ARGUMENT) || argument.starts_with("ostree=");
+    let marks: Vec<&String> = choice.arguments.iter().filter(|argument| name(argument)).collect();
+    let mut found = all_entries(&entries)?.into_iter().filter(|entry| {
+        marks.iter().all(|mark| entry.options.split_whitespace().any(|word| word == mark.as_str()))
+    });
+    let mut entry = found.next().ok_or(Refused::NoEntry(entries))?;
+    // GRUB adds it to boots of a trial.
+    for argument in choice.arguments.iter().filter(|argument| argument.starts_with(TRIAL_ARGUMENT)) {
+        entry.options = format!("{} {argument}", entry.options);
+    }
+    Ok(entry)
+}
+
 fn highest_entry(directory: &Path) -> Result<Entry, Refused> {
+    let highest = all_entries(directory)?.into_iter().max_by_key(|entry| entry.version);
+    highest.ok_or_else(|| Refused::NoEntry(directory.to_owned()))
+}
+
+fn all_entries(directory: &Path) -> Result<Vec<Entry>, Refused> {
     let listing = match fs::read_dir(directory) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -164,7 +211,7 @@ fn highest_entry(directory: &Path) -> Result<Entry, Refused> {
         }
         Err(error) => return Err(unreadable("listing", directory)(error)),
     };
-    let mut highest: Option<Entry> = None;
+    let mut entries = Vec::new();
     for file in listing {
         let path = file.map_err(unreadable("listing", directory))?.path();
         if path.extension().is_none_or(|extension| extension != "conf") {
@@ -172,12 +219,9 @@ fn highest_entry(directory: &Path) -> Result<Entry, Refused> {
         }
         let text = fs::read_to_string(&path).map_err(unreadable("reading", &path))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let entry = parse_entry(name, &text);
-        if highest.as_ref().is_none_or(|highest| highest.version < entry.version) {
-            highest = Some(entry);
-        }
+        entries.push(parse_entry(name, &text));
     }
-    highest.ok_or_else(|| Refused::NoEntry(directory.to_owned()))
+    Ok(entries)
 }
 
 fn parse_entry(name: String, text: &str) -> Entry {

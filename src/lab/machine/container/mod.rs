@@ -42,7 +42,8 @@ pub use deployment::Refused;
 pub use running::{Container, start};
 pub use spec::{HostSpec, Link, Storage};
 
-/// The hidden verb that launcher, process 1 and guard are started by.
+/// The hidden verb that launcher, process 1 and guard are started by: the running program, anew. A program other than
+/// `rackstep` that starts hosts has to leave this word to `cli::run`.
 pub const VERB: &str = "container-host";
 
 /// Why a host did not start, or did not end as asked.
@@ -105,6 +106,25 @@ pub enum ContainerError {
         image: PathBuf,
         /// The partition's name.
         name: &'static str,
+    },
+    /// The disk belongs to another host, or its installation was never finished.
+    #[error("{} is not a disk of {name}: {why}", image.display())]
+    NotItsDisk {
+        /// The image.
+        image: PathBuf,
+        /// The host.
+        name: String,
+        /// What the disk says.
+        why: String,
+    },
+    /// The disk's mark cannot be read.
+    #[error("reading the mark of {}", image.display())]
+    Mark {
+        /// The image.
+        image: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::rim::disk::DiskError,
     },
     /// This machine cannot run hosts as containers.
     #[error("this machine cannot run hosts as containers: {0}")]

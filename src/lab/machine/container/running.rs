@@ -62,6 +62,11 @@ impl Container {
         Some(Self { launcher, dir: dir.to_owned() })
     }
 
+    /// Its launcher's number.
+    pub fn launcher_pid(&self) -> u32 {
+        self.launcher.pid()
+    }
+
     /// Does its launcher run?
     pub fn is_alive(&self) -> bool {
         self.launcher.is_alive()

@@ -14,7 +14,10 @@ use serde::Deserialize;
 
 use super::spec::{HostSpec, Storage};
 use super::{ContainerError, kernel};
+use crate::model::imaging::MarkState;
 use crate::rim::command;
+use crate::rim::disk::mark::{Found, observe_mark};
+use crate::rim::disk::target::Target;
 use crate::rim::wait::poll;
 
 /// Names of partitions, as `rim::disk::layout` gives them.
@@ -56,6 +59,7 @@ pub fn mount(spec: &HostSpec) -> Result<Mounted, ContainerError> {
         Storage::Disk(image) => image,
     };
     require_free(image)?;
+    require_owner(image, &spec.name)?;
     let table = read_table(image)?;
     let span = |name| find(&table, name);
     let required = |name| span(name).ok_or(ContainerError::NoPartition { image: image.clone(), name });
@@ -70,6 +74,21 @@ pub fn mount(spec: &HostSpec) -> Result<Mounted, ContainerError> {
         mounted.state = Some(place);
     }
     Ok(mounted)
+}
+
+/// A disk that an installer of a rack marked (docs/decisions/0015) is mounted for the host that it was imaged for, and for
+/// nobody else. An image that many machines are made of has no mark.
+fn require_owner(image: &Path, name: &str) -> Result<(), ContainerError> {
+    let unread = |source| ContainerError::Mark { image: image.to_owned(), source };
+    let target = Target::open(image).map_err(unread)?;
+    let why = match observe_mark(&target, false).map_err(unread)? {
+        Found::Nothing => return Ok(()),
+        Found::True(mark) if mark.state == MarkState::Installed && mark.host == name => return Ok(()),
+        Found::True(mark) if mark.state == MarkState::Installed => format!("it is {}'s", mark.host),
+        Found::True(mark) => format!("the installation of {} was never finished", mark.host),
+        Found::Stale(mark) => format!("it has a mark of {}, which is not there any more", mark.host),
+    };
+    Err(ContainerError::NotItsDisk { image: image.to_owned(), name: name.to_owned(), why })
 }
 
 impl Mounted {
