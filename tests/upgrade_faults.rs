@@ -144,7 +144,7 @@ fn status_text(host: &ScratchHost, one: &Released, two: &Released) {
     let id = |released: &Released, name: &str| released.image(name).config.hex()[..12].to_owned();
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let expected = format!(
-        "host      control-1\nkernel    {kernel}\n\
+        "host      control-1 (10.0.0.5)\nkernel    {kernel}\n\
          ▶ pending       release 2.0.0 ({two})\n    database             {d2}  present\n    service              {s2}  at its boot\n\
          \x20 rollback      release 1.0.0 ({one})\n    database             {d1}  present\n    service              {s1}  present\n\
          services  none\nwaiting   release {two} waits for the reboot\n▶ is what the next boot takes\n\

@@ -6,7 +6,7 @@ use super::host::{HostArguments, NOTHING_CHANGED, name_of};
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::host::status::{observe_newest, observe_status};
 use crate::model::deployment::{Role, name_release};
-use crate::model::status::{ContainerStatus, NewestStatus, Status};
+use crate::model::status::{BootStatus, ContainerStatus, NewestStatus, Status};
 
 /// Show every deployment with its release and images, and what runs against what is pinned.
 #[derive(Debug, Args)]
@@ -56,10 +56,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn render_status(status: &Status, broken: bool) -> Vec<String> {
     let unnamed = if broken { "(its configuration cannot be read)" } else { "(not configured)" };
     let mut lines = Vec::new();
-    lines.push(format!("host      {}", status.host.as_deref().unwrap_or(unnamed)));
+    let address = status.address.as_ref().map(|address| format!(" ({address})")).unwrap_or_default();
+    lines.push(format!("host      {}{address}", status.host.as_deref().unwrap_or(unnamed)));
     lines.push(format!("kernel    {}", status.kernel));
     lines.extend(status.unlocked.iter().map(|why| format!("UNLOCKED  {why}")));
     lines.extend(status.newest.as_ref().map(render_newest));
+    lines.extend(status.boot.as_ref().map(render_boot));
     for entry in &status.deployments {
         let deployment = &entry.deployment;
         let mark = if deployment.next_boot { '▶' } else { ' ' };
@@ -69,6 +71,7 @@ fn render_status(status: &Status, broken: bool) -> Vec<String> {
                 Some(true) => "present",
                 // Recorded when it is booted.
                 Some(false) if deployment.role != Role::Booted => "at its boot",
+                Some(false) if status.boot.is_some() => "not yet",
                 Some(false) => "MISSING",
                 None => "unknown",
             };
@@ -78,7 +81,8 @@ fn render_status(status: &Status, broken: bool) -> Vec<String> {
     lines.push(
         format!("services  {}", if status.services.is_empty() { "none" } else { "" }).trim_end().to_owned(),
     );
-    lines.extend(status.services.iter().map(render_container));
+    let booting = status.boot.is_some();
+    lines.extend(status.services.iter().map(|container| render_container(container, booting)));
     lines.extend(status.waiting.iter().map(|reason| format!("waiting   {reason}")));
     lines.push("▶ is what the next boot takes".to_owned());
     lines
@@ -100,10 +104,16 @@ fn age(seconds: u64) -> String {
     format!("{count} {unit}")
 }
 
-fn render_container(container: &ContainerStatus) -> String {
+fn render_boot(boot: &BootStatus) -> String {
+    let BootStatus { since, up, all } = boot;
+    format!("boot      bringing services up, {up} of {all}, since {since} s")
+}
+
+fn render_container(container: &ContainerStatus, booting: bool) -> String {
     let state = match container.running {
         Some(running) if running == container.expected => "runs as pinned".to_owned(),
         Some(running) => format!("RUNS ANOTHER IMAGE: {}", &running.hex()[..12]),
+        None if booting => "not yet".to_owned(),
         None => "does not run".to_owned(),
     };
     format!(
@@ -127,6 +137,60 @@ fn role_name(role: Role) -> &'static str {
 mod tests {
     use super::*;
     use crate::model::newest::KnownRelease;
+    use crate::model::status::{DeploymentStatus, ImageStatus};
+    use crate::model::{Deployment, DeploymentId};
+
+    /// Nothing is missing before its boot is over, and nobody is sent to `verify --repair`.
+    #[test]
+    fn what_a_boot_has_not_brought_up_is_not_missing() {
+        let expected = crate::model::Digest::of(b"image");
+        let container = |pod: &str, runs: bool| ContainerStatus {
+            pod: pod.to_owned(),
+            container: "main".to_owned(),
+            image: pod.to_owned(),
+            expected,
+            running: runs.then_some(expected),
+        };
+        let services = vec![container("a", true), container("b", false)];
+        let image = ImageStatus { name: "b".to_owned(), config: expected, present: Some(false) };
+        let deployment = Deployment {
+            id: DeploymentId {
+                stateroot: "rackstep".to_owned(),
+                commit: "a".repeat(64).parse().unwrap(),
+                serial: 0,
+            },
+            role: Role::Booted,
+            next_boot: true,
+            version: Some("1.0.0".to_owned()),
+            path: String::new(),
+        };
+        let mut status = Status {
+            format: 1,
+            host: Some("control-1".to_owned()),
+            address: Some("10.0.0.5".to_owned()),
+            newest: None,
+            booted: None,
+            boot: Some(BootStatus::new(40, &services)),
+            kernel: "6".to_owned(),
+            deployments: vec![DeploymentStatus { deployment, images: vec![image] }],
+            services,
+            unlocked: None,
+            waiting: Vec::new(),
+        };
+        let text = render_status(&status, false).join("\n");
+        for part in
+            ["control-1 (10.0.0.5)", "boot      bringing services up, 1 of 2, since 40 s", "runs as pinned"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(text.matches("not yet").count(), 2, "{text}");
+        status.boot = None;
+        let text = render_status(&status, false).join("\n");
+        assert!(
+            text.contains("MISSING") && text.contains("does not run") && !text.contains("boot  "),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_repo_without_news_is_seen_by_the_age_of_its_newest() {

@@ -21,6 +21,11 @@ pub fn name_of(config: &HostConfig) -> String {
     if config.name.is_empty() { node_name() } else { config.name.clone() }
 }
 
+/// The host's address as it is now; none: it has none.
+pub fn address_of(config: &HostConfig) -> Option<String> {
+    if config.address.is_empty() { own_address() } else { Some(config.address.clone()) }
+}
+
 /// Fills in what the configuration leaves open; waits `patience` at most for an address.
 pub fn complete(mut config: HostConfig, patience: Duration) -> HostConfig {
     config.name = name_of(&config);

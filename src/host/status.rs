@@ -11,9 +11,10 @@ use crate::host::newest::read_newest;
 use crate::host::places::Places;
 use crate::model::deployment::Role;
 use crate::model::pins::{PinsError, ReleasePins};
-use crate::model::status::{DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
+use crate::model::status::{BootStatus, DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::rim::systemd::boot_under_way;
 use crate::rim::versioned::VersionedError;
 
 /// Where a release has this program.
@@ -93,6 +94,9 @@ pub fn observe_status(
     Ok(Status {
         format: STATUS_FORMAT,
         host: config.map(identity::name_of),
+        address: config.and_then(identity::address_of),
+        // A scratch system does not boot.
+        boot: booted.and(boot_under_way()).map(|since| BootStatus::new(since, &services)),
         newest,
         booted: booted.map(|booted| booted.id.commit),
         kernel: kernel_release(),

@@ -287,6 +287,18 @@ impl MachineRecord {
         self.events.drain(..surplus);
     }
 
+    /// Keeps an event that the server itself saw; the same step again takes the place of the last.
+    pub fn note(&mut self, step: &str, message: String, now: u64) {
+        self.events.pop_if(|last| last.event.step == step && last.event.order.is_none());
+        let event = MachineEvent { order: None, step: step.to_owned(), message, progress: None };
+        self.apply_event(event, now);
+    }
+
+    /// When the last step of this name was, in seconds since 1970.
+    pub fn last_at(&self, step: &str) -> Option<u64> {
+        self.events.iter().rfind(|event| event.event.step == step).map(|event| event.at)
+    }
+
     /// Takes in what a booted host says; `generation` is its host's, if the rack file knows it.
     ///
     /// It counts as installed only when this generation's order was carried out: the old system of a machine that is to

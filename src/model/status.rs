@@ -21,6 +21,12 @@ pub struct Status {
     pub newest: Option<NewestStatus>,
     /// The commit that runs, if this sysroot is booted.
     pub booted: Option<Commit>,
+    /// Its address; a name is known to nobody but to those who were told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What the boot is at; none: it is over, so that what does not run is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootStatus>,
     /// Kernel release that runs, as `uname -r` prints it.
     pub kernel: String,
     /// Why what runs is not wholly the release: a developer's program lies over the release's own.
@@ -45,6 +51,25 @@ pub struct NewestStatus {
     pub release: KnownRelease,
     /// Its age in seconds, by the host's clock.
     pub age: u64,
+}
+
+/// A boot that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootStatus {
+    /// Seconds since it began.
+    pub since: u64,
+    /// Containers that run from their pinned images.
+    pub up: usize,
+    /// Containers of the release.
+    pub all: usize,
+}
+
+impl BootStatus {
+    /// A boot that began `since` seconds ago, with the services that it is to bring up.
+    pub fn new(since: u64, services: &[ContainerStatus]) -> Self {
+        let up = services.iter().filter(|container| container.running == Some(container.expected));
+        Self { since, up: up.count(), all: services.len() }
+    }
 }
 
 /// One deployment and its images.

@@ -24,9 +24,10 @@ use super::{RackError, RackEvent, RackOptions, Teller, now};
 use crate::imaging::plan::{BootAnswer, Situation, installed_here, plan_boot, plan_imaging};
 use crate::model::Commit;
 use crate::model::causes::in_one_line;
+use crate::model::deployment::name_release;
 use crate::model::identity::{machine_serial, machine_uuid, normal_uuid};
 use crate::model::imaging::{BootedReport, ImagingAnswer, Inventory, MachineEvent};
-use crate::model::machine::{Claim, secret_digest};
+use crate::model::machine::{Claim, MachineRecord, secret_digest};
 use crate::model::printable;
 use crate::model::rack::{AddressWithPrefix, Mac, Rack, RackHost};
 use crate::rack::netboot::dnsmasq::UEFI_PROGRAM;
@@ -220,6 +221,10 @@ impl RackServer {
                     let version = self.files.version(commit).unwrap_or_default();
                     let told = format!("starts the installer of release {version} ({})", commit.short());
                     self.tell.machine(mac, Some(&host.name), "netboot", &told);
+                    let subject = Subject::Host(host.name.clone());
+                    let note = |record: &mut MachineRecord| record.note("netboot", told, now());
+                    // For people alone: the next change that must be stored takes it along.
+                    self.records.change((&subject, mac), now(), |()| false, note)?;
                     Ok(script)
                 }
                 Err(error) => {
@@ -360,7 +365,7 @@ impl RackServer {
         };
         let told = format!(
             "release {} booted from the disk, {} images present{}",
-            report.commit.short(),
+            name_release(self.files.version(report.commit).as_deref(), report.commit),
             report.images.len(),
             if report.ready { ", all services run" } else { "" }
         );
@@ -375,6 +380,9 @@ impl RackServer {
                 }
                 let news = record.booted.as_ref() != Some(&report);
                 record.apply_booted(report, generation);
+                if news {
+                    record.note("booted", told.clone(), now());
+                }
                 Some((record.host.clone(), news))
             },
         )?;
@@ -386,7 +394,7 @@ impl RackServer {
     }
 
     fn view(&self) -> RackView {
-        RackView::new(&self.rack, &self.records.all())
+        RackView::new(&self.rack, &self.records.all(), |commit| self.files.version(commit))
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Commit;
+use crate::model::deployment::name_release;
 use crate::model::imaging::BootedReport;
 use crate::model::machine::{MachineRecord, MachineState, Order, OrderState, TimedEvent};
 use crate::model::rack::{Mac, Rack};
@@ -43,6 +45,12 @@ pub struct MachineView {
     pub order: Option<Order>,
     /// What the booted host said last.
     pub booted: Option<BootedReport>,
+    /// The version of the release that it booted, if the repo has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When the host said so, in seconds since 1970, if not everything of it runs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booting_since: Option<u64>,
     /// Seconds since 1970.
     pub last_seen: Option<u64>,
     /// The last events, oldest first.
@@ -51,7 +59,7 @@ pub struct MachineView {
 
 impl RackView {
     /// Puts the rack file and the records side by side.
-    pub(super) fn new(rack: &Rack, records: &Machines) -> Self {
+    pub(super) fn new(rack: &Rack, records: &Machines, version: impl Fn(Commit) -> Option<String>) -> Self {
         let mut machines = Vec::new();
         for host in &rack.hosts {
             let record = records.get(&Subject::Host(host.name.clone())).map(|record| &**record);
@@ -69,6 +77,9 @@ impl RackView {
         };
         let strangers = records.iter().filter(|(subject, _)| is_stranger(subject));
         machines.extend(strangers.map(|(_, record)| MachineView::of(Some(record), None)));
+        for machine in &mut machines {
+            machine.version = machine.booted.as_ref().and_then(|booted| version(booted.commit));
+        }
         Self { version: VERSION, rack: rack.name.clone(), machines }
     }
 }
@@ -95,18 +106,27 @@ impl MachineView {
             reasons,
             order: record.and_then(|record| record.order.clone()),
             booted: record.and_then(|record| record.booted.clone()),
+            version: None,
+            booting_since: record
+                .filter(|_| state == MachineState::Installed)
+                .and_then(|record| record.last_at("booted")),
             last_seen: record.map(|record| record.last_seen),
             events: record.map_or_else(Vec::new, |record| record.events.clone()),
         }
     }
 
     /// What to say behind the state: reasons, the last step, or the release.
-    fn remark(&self) -> String {
+    fn remark(&self, now: u64) -> String {
         if !self.reasons.is_empty() {
             return self.reasons.join("; ");
         }
         if let (MachineState::Installed | MachineState::Ready, Some(booted)) = (self.state, &self.booted) {
-            return format!("release {}, {} images", booted.commit.short(), booted.images.len());
+            let name = name_release(self.version.as_deref(), booted.commit);
+            let boot = self
+                .booting_since
+                .map(|at| format!("; bringing services up since {} s", now.saturating_sub(at)))
+                .unwrap_or_default();
+            return format!("release {name}, {} images{boot}", booted.images.len());
         }
         let Some(TimedEvent { event, .. }) = self.events.last() else { return String::new() };
         match event.progress {
@@ -138,7 +158,7 @@ pub(super) fn render_page(view: &RackView, now: u64) -> String {
             machine.last_seen.map_or("never".to_owned(), |at| format!("{} s ago", now.saturating_sub(at)));
         let host = escape(machine.host.as_deref().unwrap_or("not in the rack file"));
         let address = escape(machine.address.as_deref().unwrap_or_default());
-        let remark = escape(&machine.remark());
+        let remark = escape(&machine.remark(now));
         // Writing to a String does not fail.
         let _ = write!(
             page,
@@ -156,6 +176,29 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The version stands beside the commit, and a boot is not taken for a fault.
+    #[test]
+    fn a_booted_host_is_told_by_version_and_by_what_it_is_at() {
+        let commit: Commit = "a".repeat(64).parse().unwrap();
+        let mut record = MachineRecord::new("52:54:00:00:00:09".parse().unwrap(), 100);
+        record.installed = Some(1);
+        let report = |ready| BootedReport { commit, images: vec![], ready };
+        for at in [110, 112] {
+            record.note("netboot", "starts the installer".to_owned(), at);
+        }
+        record.apply_booted(report(false), Some(1));
+        record.note("booted", "release 1.0.0 booted".to_owned(), 120);
+        let steps: Vec<_> = record.events.iter().map(|event| (event.at, event.event.step.as_str())).collect();
+        assert_eq!(steps, [(112, "netboot"), (120, "booted")]);
+        let remark = |record: &MachineRecord| {
+            let version = Some("1.0.0".to_owned());
+            MachineView { version, ..MachineView::of(Some(record), Some(1)) }.remark(160)
+        };
+        assert_eq!(remark(&record), "release 1.0.0 (aaaaaaaaaa), 0 images; bringing services up since 40 s");
+        record.apply_booted(report(true), Some(1));
+        assert_eq!(remark(&record), "release 1.0.0 (aaaaaaaaaa), 0 images");
+    }
 
     #[test]
     fn a_page_escapes_what_machines_say() {

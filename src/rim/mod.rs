@@ -17,6 +17,7 @@ pub mod layers;
 pub mod packages;
 pub mod process;
 pub mod registry;
+pub mod systemd;
 pub mod tls;
 pub mod versioned;
 pub mod wait;

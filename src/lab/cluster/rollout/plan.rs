@@ -229,6 +229,8 @@ mod tests {
         Status {
             format: STATUS_FORMAT,
             host: None,
+            address: None,
+            boot: None,
             newest: None,
             booted: booted.map(|entry| entry.deployment.id.commit),
             kernel: String::new(),
