@@ -4,7 +4,7 @@
 //! 2. mount what the deployments pin, and what refs keep for containers of releases that are no deployment any more;
 //! 3. write the records of images whose layers are all mounted.
 //!
-//! No content is read or copied. An image that cannot be recorded keeps no other away: [`absent`] tells [`boot`](super::boot)
+//! No content is read or copied. An image that cannot be recorded keeps no other away: [`absent`](super::absent) tells [`boot`](super::boot)
 //! why its pods have to wait.
 
 use std::collections::{BTreeMap, BTreeSet};
