@@ -207,6 +207,8 @@ fn comes_back(how: &str, firmware: Firmware, cut: bool) {
         // The count of before the cut is on the disk.
         let ladder = disk.ladder();
         assert!(ladder.tries >= 1 && ladder.trial == NEW.parse().ok(), "{ladder:?}");
+        // The panic of before the cut is not one of this start.
+        machine.mark();
         machine.power_on().unwrap();
     }
     wait_for(&machine, 4);
