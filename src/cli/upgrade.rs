@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
+use super::release::date;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::host::denied::read_denied;
 use crate::host::history::who;
@@ -15,7 +16,7 @@ use crate::host::revision::{Refs, RevisionError, fetch_refs, require_bound, reso
 use crate::host::trial::on_trial;
 use crate::host::upgrade::plan::{Plan, Reason, Target, UpgradeRequest, plan_upgrade};
 use crate::host::upgrade::{Host, UpgradeError, run as run_plan, trusted_keys};
-use crate::model::deployment::Role;
+use crate::model::deployment::{Role, name_release};
 use crate::model::{Commit, Deployment, HostConfig};
 use crate::ostree::repo::{CommitInfo, Repo};
 use crate::ostree::sysroot::Sysroot;
@@ -95,6 +96,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         if arguments.plan.json {
             print_json(&Answer { format: 2, plan: &plan, bytes_pulled: None, pulled_by: None, state })?;
         } else if !is_refused(&plan) {
+            if !plan.steps.is_empty() {
+                let name = name_release(info.version.as_deref(), commit);
+                print_line(&format!("found {name}, made {}", date(info.timestamp)));
+            }
             print_plan(&plan);
             print_line(&format!("state: {state}"));
         }

@@ -238,7 +238,7 @@ fn pack(
 }
 
 /// Seconds since 1970 as `2026-11-22 10:45 UTC`; `-` for a time beyond the calendar.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }

@@ -63,6 +63,11 @@ pub enum Reason {
     Upgrade,
     /// A new release, prepared; the next boot stays as it is.
     PrepareOnly,
+    /// A release that this host has already, the one that it went back from among them.
+    Again {
+        /// Is it made the next boot?
+        commit: bool,
+    },
     /// It runs already, and is the next boot.
     AlreadyBooted,
     /// It is the next boot already.
@@ -146,6 +151,10 @@ impl fmt::Display for Reason {
             Self::CameBack => "the boot loader came back: what runs becomes the next boot again",
             Self::Upgrade => "a new release was found",
             Self::PrepareOnly => "a new release was found; without --commit the next boot stays as it is",
+            Self::Again { commit: true } => "the release is on this host already; nothing newer was found",
+            Self::Again { commit: false } => {
+                "the release is on this host already; without --commit the next boot stays as it is"
+            }
             Self::AlreadyBooted => "this release runs already",
             Self::AlreadyNextBoot => "this release is the next boot already",
             Self::AnotherWaits => {
@@ -258,7 +267,12 @@ pub fn plan_upgrade(
         steps.push(Step::Flip { commit });
     }
     steps.extend(reboot);
-    let reason = if request.commit { Reason::Upgrade } else { Reason::PrepareOnly };
+    let is_here = deployments.iter().any(|deployment| deployment.id.commit == commit);
+    let reason = match request.commit {
+        commit if is_here => Reason::Again { commit },
+        true => Reason::Upgrade,
+        false => Reason::PrepareOnly,
+    };
     Plan { target: Some(commit), reason, steps }
 }
 
@@ -441,6 +455,16 @@ mod tests {
         let now = [deployment('b', Role::StagedLocked, false), deployment('a', Role::Booted, true)];
         let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), COMMIT);
         assert!(plan.steps.contains(&Step::Flip { commit: commit('b') }));
+    }
+
+    #[test]
+    fn the_release_that_was_left_is_not_a_new_one() {
+        let now = [deployment('a', Role::Booted, true), deployment('b', Role::Rollback, false)];
+        for (request, next_boot) in [(COMMIT, true), (PREPARE, false)] {
+            let plan = plan_upgrade(&now, Some(10), None, &target('b', 20), request);
+            assert_eq!(plan.reason, Reason::Again { commit: next_boot });
+            assert!(plan.steps.contains(&Step::Verify { commit: commit('b') }));
+        }
     }
 
     #[test]
