@@ -192,9 +192,12 @@ fn route_outside(network: &Network, ssh: &Ssh<'_>) {
     run(network.command("ip").args(["route", "replace", &format!("{OUTSIDE}.0/24"), "via", HOST]));
 }
 
+/// By busybox, as a machine that composes need not have a `ping` of its own.
 fn wait_for_a_ping(network: &Network, address: &str) {
+    let busybox = tiny::kernel().unwrap().busybox;
     let pinged = poll(ANSWER, || {
-        let output = network.command("ping").args(["-c", "1", "-W", "2", address]).output()?;
+        let mut command = network.command(busybox.to_str().unwrap());
+        let output = command.args(["ping", "-c", "1", "-W", "2", address]).output()?;
         Ok::<_, std::io::Error>(output.status.success().then_some(()))
     });
     pinged.unwrap().unwrap_or_else(|| panic!("{address} does not answer"));
