@@ -16,13 +16,14 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where `make install` puts the program, its completions and its manual pages.
 PREFIX ?= /usr/local
 
-.PHONY: help setup check lint test test-suite test-fuzz test-host test-pxe test-uefi test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
+.PHONY: help setup check lint test test-suite test-fuzz test-host test-pxe test-machine test-uefi test-cluster test-rack test-fresh demo openstack bench bench-rack fuzz install
 
 help:
 	@echo 'make check   formatting, lints and quick tests: seconds to a few minutes'
-	@echo 'make test    everything but UEFI and Vagrant, with the time of each part: the better part of an hour without KVM'
+	@echo 'make test    everything but the next two and Vagrant, with the time of each part: the better part of an hour without KVM'
 	@echo 'make test-suite, test-fuzz, test-host, test-pxe   its parts: everything small; parsers; real releases as'
 	@echo '             containers (upgrade, rollback, power cut, waves; minutes); a blank machine in QEMU over PXE'
+	@echo 'make test-machine   the same machine upgraded and rolled back, all of it in QEMU'
 	@echo 'make test-uefi   a blank machine with UEFI, from PXE to ssh; half an hour without KVM'
 	@echo 'make demo    composes two releases, images a blank machine over PXE, upgrades it, rolls it back'
 	@echo 'make openstack   composes the whole OpenStack set, boots it as a container, and starts a server through its public APIs'
@@ -64,8 +65,12 @@ test-fuzz: setup
 test-host: setup
 	cargo test --test cluster_container --test cluster_real -- --nocapture
 
-# A blank machine in QEMU: PXE, installer, boot loader on BIOS; upgrade and rollback to services.
+# A blank machine in QEMU: PXE, installer, boot loader on BIOS, to its services.
 test-pxe: setup
+	RACKSTEP_UNTIL=services cargo test --test machine_story -- --nocapture
+
+# The same machine upgraded and rolled back, all in QEMU. Half an hour and more where processors are emulated: not part of `make test`.
+test-machine: setup
 	cargo test --test machine_story -- --nocapture
 
 # The same on UEFI, from PXE to ssh. Half an hour where processors are emulated: not part of `make test`.
