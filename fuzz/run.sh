@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 seconds=${SECONDS_EACH:-60}
 corpus=${XDG_CACHE_HOME:-$HOME/.cache}/rackstep/fuzz
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
-if [ $# -eq 0 ]; then set -- layer skeleton shard patch documents; fi
+if [ $# -eq 0 ]; then set -- layer skeleton shard patch documents arguments rack; fi
 
 # The product's own versions, so that its compiled dependencies fit.
 cp ../Cargo.lock Cargo.lock
