@@ -77,6 +77,7 @@ impl Disk {
         boot.detach().unwrap();
         disk.with_boot(|boot| {
             grub.install_files(boot).unwrap();
+            Grub::create_environment(boot).unwrap();
             fill(boot, how);
             let path = boot.join(PLACE);
             let mut env = GrubEnv::read(&path).unwrap().unwrap();

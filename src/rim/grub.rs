@@ -198,9 +198,16 @@ impl<'a> Grub<'a> {
             DEFAULT_CONFIG.into()
         };
         let path = place.join("grub.cfg");
-        fs::create_dir_all(&place)
-            .and_then(|()| fs::write(&path, config))
-            .map_err(|source| GrubError::Io { doing: "writing", path, source })?;
+        fs::create_dir_all(&place).and_then(|()| fs::write(&path, config)).map_err(|source| GrubError::Io {
+            doing: "writing",
+            path,
+            source,
+        })
+    }
+
+    /// Makes the environment in which GRUB counts boots, or keeps the one that is there. A `/boot` that GRUB cannot write
+    /// is refused.
+    pub fn create_environment(boot: &Path) -> Result<(), GrubError> {
         let env = boot.join(grub_env::PLACE);
         let (filesystem, device) = under(boot);
         grub_env::require_writable(&env, &filesystem, &device)?;

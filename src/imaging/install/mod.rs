@@ -241,7 +241,9 @@ fn fill(
             table.set_boot_code(&bios.boot_code);
         }
         grub.install_uefi(workspace.esp())?;
-        grub.install_files(&workspace.sysroot().join("boot"))?;
+        let boot = workspace.sysroot().join("boot");
+        grub.install_files(&boot)?;
+        Grub::create_environment(&boot)?;
         Ok(())
     })
     .map_err(at(Step::Bootloader))
