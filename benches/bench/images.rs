@@ -90,13 +90,7 @@ pub fn names(bench: &Bench) -> Vec<&'static str> {
 
 /// The project's cache.
 pub fn cache_dir() -> Outcome<PathBuf> {
-    if let Some(dir) = std::env::var_os("RACKSTEP_CACHE") {
-        return Ok(dir.into());
-    }
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let base = base.or_else(|| home.map(|home| home.join(".cache"))).ok_or("HOME is not set")?;
-    Ok(base.join("rackstep"))
+    rackstep::rim::cache_dir::cache_dir().ok_or_else(|| "HOME is not set".into())
 }
 
 /// Builds one image, or finds it in the cache.

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rackstep::lab::story::Timing;
+use rackstep::rim::cache_dir::cache_dir;
 use sha2::{Digest as _, Sha256};
 
 /// Directories of the checkout that releases are made of.
@@ -25,7 +26,8 @@ pub struct Inputs {
 impl Inputs {
     /// Finds or makes the directory for this program and these definitions; releases of others are removed.
     pub fn open(program: &Path, checkout: &Path) -> Result<Self, io::Error> {
-        let demo = cache().join("demo");
+        let home = || io::Error::other("HOME is not set");
+        let demo = cache_dir().ok_or_else(home)?.join("demo");
         fs::create_dir_all(&demo)?;
         let lock = File::create(demo.join("lock"))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -87,10 +89,4 @@ impl Inputs {
             || locked
             || self.dir.join(format!("{version}.json")).exists()
     }
-}
-
-fn cache() -> PathBuf {
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
-    named.unwrap_or_else(home).join("rackstep")
 }

@@ -18,6 +18,7 @@ use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
 use crate::host::records::{CheckedOut, RecordPlaces, write_records};
 use crate::host::trial::read_ladder;
+use crate::model::causes::in_one_line;
 use crate::model::deployment::Role;
 use crate::model::imaging::{BootedReport, SECRET_NAME};
 use crate::model::{Deployment, HostConfig};
@@ -140,8 +141,7 @@ fn record(
         }
     })?;
     for (layer, error) in &done.failed {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        tracing::warn!(%layer, "{error}{cause}");
+        tracing::warn!(%layer, "{}", in_one_line(error));
     }
     for (release, why) in &done.unread {
         tracing::warn!(%release, "its images are not recorded: {why}");

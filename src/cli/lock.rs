@@ -1,13 +1,13 @@
 //! `rackstep lock`.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::progress::Terminal;
 use super::{Failure, Kind};
 use crate::release::lock::{self, LockError};
 use crate::release::manifest::Treefile;
 use crate::release::tree::cache::Cache;
+use crate::rim::clock;
 
 /// Resolve a treefile to exact packages, binaries and container images.
 ///
@@ -79,5 +79,5 @@ fn print(arguments: &Arguments, lock: &crate::release::manifest::Lock, path: &st
 /// The time that the lock carries: now, or what reproducible builds agree on.
 fn now() -> u64 {
     let agreed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
-    agreed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    agreed.unwrap_or_else(clock::now)
 }

@@ -25,6 +25,7 @@ mod rollback;
 mod scratch;
 mod serve;
 mod status;
+mod time;
 mod trial;
 mod upgrade;
 mod verify;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +14,7 @@ use crate::model::rack::Rack;
 use crate::rack::check::faults_of;
 use crate::rack::manifest::parse_rack;
 use crate::rack::{DEFAULT_IPXE, RackEvent, RackOptions, serve};
+use crate::rim::clock::now;
 
 /// Progress of one machine is printed no more often.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
@@ -157,7 +158,7 @@ fn render_event(event: &RackEvent, second: u64) -> String {
 }
 
 fn seconds_of_day() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) % 86_400
+    now() % 86_400
 }
 
 #[cfg(test)]

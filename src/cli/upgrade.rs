@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::host::{NOTHING_CHANGED, PlanArguments, state_line, upgrade_failure};
 use super::progress::Terminal;
-use super::release::date;
+use super::time::date;
 use super::{Failure, Kind, NO_KEY, print_json, print_line};
 use crate::host::denied::read_denied;
 use crate::host::history::who;

@@ -4,14 +4,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::host::{HostArguments, NOTHING_CHANGED};
+use super::time::moment;
 use super::{Failure, Kind, print_json, print_line};
 use crate::host::denied::read_denied;
-use crate::host::history::{now, read_history};
+use crate::host::history::read_history;
 use crate::host::trial::{read_ladder, read_policy, read_state};
 use crate::host::why::{Known, Why, plan_why};
 use crate::model::deployment::name_release;
 use crate::model::history::Act;
 use crate::model::text::printable;
+use crate::rim::clock::now;
 
 /// Say what this host waits for, since when, what comes next, and what you can do.
 #[derive(Debug, Args)]
@@ -105,7 +107,7 @@ fn render_act(act: &Act) -> String {
     let reason =
         act.reason.as_ref().map(|reason| format!(": {}", printable(reason, TOLD))).unwrap_or_default();
     let (verb, outcome) = (act.verb.name(), act.outcome.name());
-    let (began, who) = (utc(act.began), printable(&act.who, TOLD));
+    let (began, who) = (moment(act.began), printable(&act.who, TOLD));
     format!("{:>4}  {began}  {verb:<8}  {release}  {outcome}{took}, by {who}{reason}", act.id)
 }
 
@@ -117,13 +119,6 @@ fn age(since: u64) -> String {
         7_200..172_800 => format!("{} h ago", seconds / 3_600),
         _ => format!("{} days ago", seconds / 86_400),
     }
-}
-
-/// Seconds since 1970 as date and time of day, UTC.
-fn utc(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| glib::DateTime::from_unix_utc(seconds).ok());
-    let text = time.and_then(|time| time.format("%Y-%m-%dT%H:%M:%SZ").ok());
-    text.map_or_else(|| seconds.to_string(), |text| text.to_string())
 }
 
 #[cfg(test)]

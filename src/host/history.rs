@@ -4,10 +4,10 @@
 //! itself goes on from what is on the disk, so nothing else is to be done about it.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::Commit;
 use crate::model::history::{Act, ActVerb, HISTORY_FORMAT, History, KEPT, Outcome};
+use crate::rim::clock::now;
 use crate::rim::files::Durability;
 use crate::rim::versioned::{Versioned, VersionedError, read_versioned, write_versioned};
 
@@ -22,11 +22,6 @@ impl Versioned for History {
 pub struct Begun {
     path: PathBuf,
     id: u64,
-}
-
-/// Seconds since 1970, by this machine's clock.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// Reads the history, oldest first; acts whose process is gone are told as interrupted.

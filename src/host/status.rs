@@ -1,7 +1,6 @@
 //! Observes what `status` shows.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::docker::{Docker, DockerError};
 use crate::host::absent;
@@ -14,6 +13,7 @@ use crate::model::pins::{PinsError, ReleasePins};
 use crate::model::status::{BootStatus, DeploymentStatus, ImageStatus, NewestStatus, STATUS_FORMAT, Status};
 use crate::model::{Deployment, HostConfig};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::rim::clock::now;
 use crate::rim::systemd::boot_under_way;
 use crate::rim::versioned::VersionedError;
 
@@ -47,8 +47,7 @@ pub enum StatusError {
 pub fn observe_newest(path: &Path, config: &HostConfig) -> Result<Option<NewestStatus>, VersionedError> {
     let reference = config.follows.to_string();
     let Some(release) = read_newest(path)?.refs.remove(&reference) else { return Ok(None) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let age = now.saturating_sub(release.created);
+    let age = now().saturating_sub(release.created);
     Ok(Some(NewestStatus { reference, release, age }))
 }
 

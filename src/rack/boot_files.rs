@@ -1,20 +1,17 @@
 //! Kernel and initramfs of a release, read out of its commit.
 //!
 //! Written once to `<state>/boot/<commit>/` and served from there: a rack of machines asks for the same two files. What a power
-//! cut, a full disk or somebody's hand left there is found by size and digest, once in the server's life, and made anew.
+//! cut, a full disk or somebody's hand left there is found by comparing it with the release, once in the server's life, and made anew.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use sha2::{Digest as _, Sha256};
-
-use super::{RackError, create_dir};
+use super::{RackError, create_dir, remove_unfinished};
 use crate::model::Commit;
 use crate::model::rack::{NEWEST, Profile};
 use crate::ostree::repo::{Repo, RepoError};
+use crate::rim::files::{Durability, list, write_atomic};
 
 /// Where kernels are in a host tree, below a directory per kernel release.
 const MODULES: &str = "usr/lib/modules";
@@ -35,7 +32,9 @@ impl ReleaseFiles {
     pub(super) fn open(repo: &Path, home: &Path) -> Result<Self, RackError> {
         let what = || format!("opening the release repo {}", repo.display());
         let repo = Repo::open(repo).map_err(|source| RackError::Repo { what: what(), source })?;
-        remove_partial(home);
+        for dir in list(home)? {
+            remove_unfinished(&dir);
+        }
         Ok(Self { repo, home: home.to_owned(), proved: Mutex::new(BTreeMap::new()) })
     }
 
@@ -77,11 +76,8 @@ impl ReleaseFiles {
             .repo
             .read_file(commit, &format!("{MODULES}/{kernel}/{name}"))
             .map_err(self.reading(what()))?;
-        if !is_same(&path, &bytes) {
-            create_dir(&dir)?;
-            write_durably(&dir, name, &bytes)
-                .map_err(RackError::io(format!("writing {}", path.display())))?;
-        }
+        create_dir(&dir)?;
+        write_atomic(&path, &bytes, 0o644, Durability::Durable)?;
         proved.insert(path.clone(), bytes.len() as u64);
         Ok(Some(path))
     }
@@ -89,34 +85,6 @@ impl ReleaseFiles {
     fn reading(&self, what: String) -> impl FnOnce(RepoError) -> RackError + use<> {
         move |source| RackError::Repo { what, source }
     }
-}
-
-fn is_same(path: &Path, bytes: &[u8]) -> bool {
-    let size = std::fs::metadata(path).map(|metadata| metadata.len());
-    size.is_ok_and(|size| size == bytes.len() as u64)
-        && std::fs::read(path).is_ok_and(|found| Sha256::digest(&found) == Sha256::digest(bytes))
-}
-
-/// Removes what a power cut left half-written.
-fn remove_partial(home: &Path) {
-    for file in walkdir::WalkDir::new(home).min_depth(2).max_depth(2).into_iter().flatten() {
-        if file.path().extension().is_some_and(|extension| extension == "partial") {
-            let _ = std::fs::remove_file(file.path());
-        }
-    }
-}
-
-/// Writes beside the file, waits for the disk, renames, waits for the directory. Nothing half-written stays.
-fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let partial = dir.join(format!("{name}.partial"));
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, dir.join(name))?;
-        File::open(dir)?.sync_all()
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(&partial)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! A dnsmasq left over from a server that was killed is found by the pid file in the state directory and ended first.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -16,9 +15,11 @@ use tokio::task::JoinHandle;
 
 use super::dhcp_log::DhcpLog;
 use super::{RackError, RackOptions, Teller};
+use crate::model::causes::in_one_line;
 use crate::model::rack::Rack;
 use crate::rack::netboot::dnsmasq::{BIOS_PROGRAM, Files, UEFI_PROGRAM, render_dnsmasq};
 use crate::rim::dnsmasq;
+use crate::rim::files::{Durability, write_atomic};
 use crate::rim::process::Detached;
 
 /// Where Debian's `ipxe` package puts its programs.
@@ -48,10 +49,10 @@ pub(super) async fn supervise(
     let leases = options.state.join("dnsmasq.leases");
     let log = DhcpLog::new(options.state.join("dnsmasq.log"));
     let text = render_dnsmasq(rack, Files { tftp: &options.ipxe, leases: &leases });
-    let written = write_whole(&configuration, &text);
+    let written = write_atomic(&configuration, text.as_bytes(), 0o644, Durability::Volatile);
     if let Err(error) = &written {
         // A full disk stops no netboot: then dnsmasq reads its configuration from us.
-        tracing::warn!(%error, "writing {}", configuration.display());
+        tracing::warn!("{}", in_one_line(error));
     }
     end_leftover(&options.state, &configuration);
     loop {
@@ -114,13 +115,6 @@ async fn start(file: Option<&Path>, text: &str, log: &DhcpLog) -> Result<(Child,
         let _ = stdin.write_all(text.as_bytes()).await;
     }
     Ok((child, follower))
-}
-
-/// Replaces a small file as a whole: what is there stays where there is no room.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let partial = path.with_extension("conf.partial");
-    let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, path));
-    written.inspect_err(|_| drop(fs::remove_file(&partial)))
 }
 
 async fn end(child: &mut Child) {

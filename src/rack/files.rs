@@ -21,6 +21,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use percent_encoding::percent_decode_str;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -55,7 +56,7 @@ impl FileRoot {
 }
 
 async fn answer(State(root): State<Arc<FileRoot>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    let path = percent_decoded(uri.path().trim_start_matches('/'));
+    let path: Vec<u8> = percent_decode_str(uri.path().trim_start_matches('/')).collect();
     let found = match root.find(&path, ResolveFlags::CACHED) {
         // Not in memory; or an older kernel.
         Err(Errno::AGAIN | Errno::INVAL) => {
@@ -309,26 +310,6 @@ impl HttpBody for Begun {
         let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
         SizeHint::with_exact(first + self.pieces.end - self.pieces.at)
     }
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let pair = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]

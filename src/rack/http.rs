@@ -20,7 +20,7 @@ use super::files::{FileRoot, answer_file};
 use super::neighbours;
 use super::records::{Records, Subject};
 use super::view::{RackView, render_page};
-use super::{RackError, RackEvent, RackOptions, Teller, now};
+use super::{RackError, RackEvent, RackOptions, Teller};
 use crate::imaging::plan::{BootAnswer, Situation, installed_here, plan_boot, plan_imaging};
 use crate::model::Commit;
 use crate::model::causes::in_one_line;
@@ -32,6 +32,7 @@ use crate::model::printable;
 use crate::model::rack::{AddressWithPrefix, Mac, Rack, RackHost};
 use crate::rack::netboot::dnsmasq::UEFI_PROGRAM;
 use crate::rack::netboot::{ipxe, kernel};
+use crate::rim::clock::now;
 
 /// What all requests share.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use crate::model::Commit;
 use crate::model::rack::{Mac, Rack};
 use crate::ostree::repo::RepoError;
+use crate::rim::files::{FileError, UNFINISHED};
 
 pub use dhcp::DEFAULT_IPXE;
 pub use view::{MachineView, RackView};
@@ -56,6 +57,9 @@ pub enum RackError {
         #[source]
         source: io::Error,
     },
+    /// A file of ours could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The repo, or a release in it, cannot be read.
     #[error("{what}")]
     Repo {
@@ -236,11 +240,18 @@ impl Teller {
     }
 }
 
-fn create_dir(path: &Path) -> Result<(), RackError> {
-    std::fs::create_dir_all(path).map_err(RackError::io(format!("creating {}", path.display())))
+/// Removes what a power cut left half-written in `dir`: what stands there under no name of its own yet.
+fn remove_unfinished(dir: &Path) {
+    for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        // The second is how older servers called it.
+        if name.starts_with(UNFINISHED) || name.ends_with(".partial") {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
 }
 
-/// Seconds since 1970; the only clock of this module.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+fn create_dir(path: &Path) -> Result<(), RackError> {
+    std::fs::create_dir_all(path).map_err(RackError::io(format!("creating {}", path.display())))
 }

@@ -19,9 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::RackError;
+use super::{RackError, remove_unfinished};
+use crate::model::causes::in_one_line;
 use crate::model::machine::{MachineRecord, OrderState};
 use crate::model::rack::Mac;
+use crate::rim::files::{Durability, write_atomic};
 
 const FORMAT: u32 = 2;
 /// How many machines that the rack file does not know are remembered.
@@ -126,7 +128,7 @@ impl Records {
     /// The records in `path` and its journal; none when there is no such file.
     pub(super) fn open(path: &Path) -> Result<Self, RackError> {
         let reading = |path: &Path| RackError::io(format!("reading {}", path.display()));
-        let _ = fs::remove_file(partial_of(path));
+        path.parent().inspect(|dir| remove_unfinished(dir));
         let mut machines = match fs::read(path) {
             Ok(bytes) => read(&bytes, path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Machines::new(),
@@ -331,36 +333,25 @@ impl Journal {
         match self.write_file(path) {
             Ok(size) => (self.file_size, self.size) = (size, 0),
             Err(error) => {
-                let _ = fs::remove_file(partial_of(path));
                 // It is tried again when as much has come again.
                 self.file_size = self.size;
-                tracing::warn!(%error, "the journal of records stays");
+                tracing::warn!("the journal of records stays: {}", in_one_line(&error));
             }
         }
     }
 
-    fn write_file(&self, path: &Path) -> io::Result<u64> {
+    fn write_file(&self, path: &Path) -> Result<u64, RackError> {
         let hosts = self.hosts.iter().map(|(name, record)| (name.as_str(), &**record)).collect();
-        let bytes = serde_json::to_vec_pretty(&Storing { format: FORMAT, hosts })?;
-        let partial = partial_of(path);
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        if let Some(dir) = path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
-        self.file.set_len(0)?;
+        let bytes = serde_json::to_vec_pretty(&Storing { format: FORMAT, hosts })
+            .map_err(|source| RackError::Records { path: path.to_owned(), source })?;
+        write_atomic(path, &bytes, 0o600, Durability::Durable)?;
+        self.file.set_len(0).map_err(RackError::io("emptying the journal of records"))?;
         Ok(bytes.len() as u64)
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn partial_of(path: &Path) -> PathBuf {
-    path.with_extension("json.partial")
 }
 
 /// Takes the journal in, and returns how much of it is whole: a last line without an end was never answered.

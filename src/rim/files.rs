@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::formats::atomic::{is_same, replace};
 
-pub use crate::formats::atomic::{Durability, free_bytes};
+pub use crate::formats::atomic::{Durability, UNFINISHED, free_bytes};
 
 /// A file or directory that could not be read or written.
 #[derive(Debug, thiserror::Error)]

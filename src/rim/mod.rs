@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod cache_dir;
+pub mod clock;
 pub mod command;
 pub mod disk;
 pub mod dnsmasq;

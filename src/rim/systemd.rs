@@ -1,8 +1,8 @@
 //! What systemd tells of the machine's boot.
 
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::now;
 use super::command::run_text;
 
 /// Seconds since the boot that is under way began; `None`: none is, or there is no systemd to ask.
@@ -19,8 +19,7 @@ pub fn boot_under_way() -> Option<u64> {
     let mut ask = Command::new("systemctl");
     let text = run_text(ask.args(["show", "--timestamp=unix", "--property=UserspaceTimestamp"])).ok()?;
     let began = parse_unix(&text)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-    Some(now.saturating_sub(began))
+    Some(now().saturating_sub(began))
 }
 
 fn is_booting(word: &str) -> bool {

@@ -12,7 +12,7 @@ use crate::model::cluster::Platform;
 /// Take the disk of a machine that a rack imaged as the disk of a machine of this cluster.
 ///
 /// The mark on the disk must say that it is this machine's and finished. The disk is copied (a reflink where the file system
-/// can); `up` then starts it. `platform` of the cluster file says on what; without it, as a container.
+/// can); `up` then starts it. The cluster must be a new one: the disk's key becomes its key. `platform` of the cluster file says on what; without it, as a container.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rackstep cluster adopt control /var/lib/libvirt/images/control.raw --key ~/.ssh/rack"
@@ -53,7 +53,7 @@ pub fn run(arguments: &AdoptArguments) -> Result<(), Failure> {
     };
     let mark = adopt(&request).map_err(|error| {
         let kind = match error {
-            AdoptError::NotItsDisk { .. } | AdoptError::Taken(_) => Kind::Refused,
+            AdoptError::NotItsDisk { .. } | AdoptError::Taken(_) | AdoptError::There(_) => Kind::Refused,
             AdoptError::Cluster(_) | AdoptError::Unread { .. } => Kind::Failed,
         };
         Failure::new(kind, error, "the cluster has no new machine")

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::progress::Terminal;
 use super::report::{in_repo, signature};
+use super::time::date;
 use super::{Failure, Kind};
 use crate::model::{Commit, ReleaseInfo};
 use crate::ostree::repo::{CommitInfo, MetaValue, Repo};
@@ -235,28 +236,4 @@ fn pack(
         );
     }
     Ok(())
-}
-
-/// Seconds since 1970 as `2026-11-22 10:45 UTC`; `-` for a time beyond the calendar.
-pub(super) fn date(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        for (seconds, expected) in [
-            (0, "1970-01-01 00:00 UTC"),
-            (951_826_000, "2000-02-29 12:06 UTC"),
-            (1_700_000_000, "2023-11-14 22:13 UTC"),
-            (4_107_542_400, "2100-03-01 00:00 UTC"),
-            (u64::MAX, "-"),
-        ] {
-            assert_eq!(date(seconds), expected);
-        }
-    }
 }

@@ -17,6 +17,7 @@ use crate::docker::records::{RecordError, Records};
 use crate::docker::{Docker, DockerError, is_our_tag};
 use crate::host::gc::plan::{Found, Plan, Step};
 use crate::host::records::MOUNTED_REFS;
+use crate::model::causes::in_one_line;
 use crate::model::pins::PinsError;
 use crate::model::{Commit, Digest, RELEASE_DIR, ReleasePins};
 use crate::ostree::repo::{Repo, RepoError};
@@ -149,16 +150,12 @@ pub fn run(sysroot: &Sysroot, docker: &Docker, layers: &Layers, plan: &Plan) -> 
         if !needed.by_deployments.contains(&layer) && !needed.by_docker_alone.contains(&layer) {
             match layers.unmount(layer) {
                 Ok(()) => reaped.unmounted += 1,
-                Err(error) => reaped.stuck.push(Stuck { path: layers.place(layer), why: tell(&error) }),
+                Err(error) => {
+                    reaped.stuck.push(Stuck { path: layers.place(layer), why: in_one_line(&error) })
+                }
             }
         }
     }
     reaped.freed = repo.free_bytes()?.saturating_sub(before);
     Ok(reaped)
-}
-
-/// An error with its cause, in one line.
-fn tell(error: &LayersError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -19,7 +19,7 @@ use crate::docker::{Docker, DockerError};
 use crate::host::boot::plan::Decision;
 use crate::host::boot::{BootError, Release, boot_phases};
 use crate::host::denied::{deny, read_denied};
-use crate::host::history::{ITSELF, begin, now};
+use crate::host::history::{ITSELF, begin};
 use crate::host::phases::PhasesDone;
 use crate::host::places::Places;
 use crate::host::upgrade::plan::{Reason, plan_return};
@@ -33,6 +33,7 @@ use crate::model::trial::{
 };
 use crate::model::{Commit, Deployment, DeploymentId, HostConfig, Progress};
 use crate::ostree::sysroot::{Sysroot, SysrootError};
+use crate::rim::clock::now;
 use crate::rim::files::Durability;
 use crate::rim::grub_env::{self, GrubEnv, GrubEnvError};
 use crate::rim::versioned::{Versioned, VersionedError, read_versioned, write_versioned};

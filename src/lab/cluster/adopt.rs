@@ -1,7 +1,7 @@
 //! Takes the disk of a machine that a rack imaged as the disk of a cluster's machine.
 //!
 //! 1. The disk's mark must say that it is this machine's and that its installation is finished (decision 0015); it is looked at
-//!    on the file, and nothing is mounted; 2. the key that it lets in becomes the cluster's; 3. a copy of it, of the form that
+//!    on the file, and nothing is mounted. A cluster that is there already is left as it is; 2. the key that it lets in becomes the cluster's; 3. a copy of it, of the form that
 //!    the platform starts, lies in the machine's place; 4. the record. `up` does the rest.
 
 use std::fs;
@@ -11,10 +11,10 @@ use std::process::Command;
 use super::{ClusterError, Home};
 use crate::lab::machine::container::storage::copy_base;
 use crate::model::cluster::{Cluster, ClusterMachine, ClusterRecord, Platform, RECORD_FORMAT};
-use crate::model::imaging::{DiskMark, MarkState};
+use crate::model::imaging::DiskMark;
 use crate::rim::command;
 use crate::rim::disk::DiskError;
-use crate::rim::disk::mark::{Found, observe_mark};
+use crate::rim::disk::mark::observe_mark;
 use crate::rim::disk::target::Target;
 use crate::rim::files::{ensure_directory, naming};
 
@@ -46,6 +46,9 @@ pub enum AdoptError {
     /// The machine has a disk.
     #[error("{0} has a disk already")]
     Taken(String),
+    /// The cluster has machines of its own.
+    #[error("cluster {0} is there already, with a key and machines of its own")]
+    There(String),
 }
 
 /// What to take, as what.
@@ -70,6 +73,10 @@ pub struct Request<'a> {
 /// Takes the disk.
 pub fn adopt(request: &Request<'_>) -> Result<DiskMark, AdoptError> {
     let Request { home, machine, disk, .. } = request;
+    // Its key is the one that its other machines let in, and its record names them.
+    if home.read_record()?.is_some() {
+        return Err(AdoptError::There(home.name.clone()));
+    }
     let mark = require_mark(disk, &machine.name)?;
     let place = home.disk_path(request.platform, &machine.name);
     if place.exists() {
@@ -103,14 +110,10 @@ pub fn adopt(request: &Request<'_>) -> Result<DiskMark, AdoptError> {
 fn require_mark(disk: &Path, machine: &str) -> Result<DiskMark, AdoptError> {
     let unread = |source| AdoptError::Unread { disk: disk.to_owned(), source };
     let target = Target::open(disk).map_err(unread)?;
-    let why = match observe_mark(&target, false).map_err(unread)? {
-        Found::True(mark) if mark.state == MarkState::Installed && mark.host == machine => return Ok(mark),
-        Found::True(mark) if mark.state == MarkState::Installed => format!("it is {}'s", mark.host),
-        Found::True(mark) => format!("the installation of {} was never finished", mark.host),
-        Found::Stale(mark) => format!("it has a mark of {}, which is not there any more", mark.host),
-        Found::Nothing => "it has no mark: no rack imaged it".to_owned(),
-    };
-    Err(AdoptError::NotItsDisk { disk: disk.to_owned(), machine: machine.to_owned(), why })
+    observe_mark(&target, false)
+        .map_err(unread)?
+        .require_installed(machine)
+        .map_err(|why| AdoptError::NotItsDisk { disk: disk.to_owned(), machine: machine.to_owned(), why })
 }
 
 fn convert(disk: &Path, place: &Path) -> Result<(), ClusterError> {
@@ -125,6 +128,8 @@ fn convert(disk: &Path, place: &Path) -> Result<(), ClusterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::manifest::parse_cluster;
+    use crate::model::place::SourceText;
 
     #[test]
     fn a_disk_without_a_mark_is_nobodys() {
@@ -136,5 +141,38 @@ mod tests {
             told.ends_with("is not the disk of an imaged control: it has no mark: no rack imaged it"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_cluster_that_is_there_keeps_its_key_and_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::new(dir.path(), "dev");
+        let _lock = home.lock_or_make().unwrap();
+        let source = SourceText::new(
+            "cluster.yaml",
+            "name: dev\nrepo: /srv/repo\nrelease: 1.0.0\ncontrol: {memory: 4096, cpus: 2}\n",
+        );
+        let cluster = parse_cluster(&source, "dev").unwrap();
+        let record = ClusterRecord {
+            format: RECORD_FORMAT,
+            file: "cluster.yaml".into(),
+            repo: None,
+            platform: Platform::Container,
+            machines: cluster.machines.clone(),
+        };
+        home.write_record(&record).unwrap();
+        fs::write(home.dir.join("ssh-key"), "its own").unwrap();
+        let request = Request {
+            home: &home,
+            file: Path::new("cluster.yaml"),
+            cluster: &cluster,
+            platform: Platform::Container,
+            machine: &cluster.machines[0],
+            disk: Path::new("/dev/null"),
+            key: Path::new("/dev/null"),
+        };
+        assert!(matches!(adopt(&request), Err(AdoptError::There(name)) if name == "dev"));
+        assert_eq!(fs::read_to_string(home.dir.join("ssh-key")).unwrap(), "its own");
+        assert_eq!(home.read_record().unwrap(), Some(record));
     }
 }

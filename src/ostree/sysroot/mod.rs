@@ -363,8 +363,8 @@ impl Sysroot {
 
     /// Deploys onto a sysroot that has no deployment yet, and makes it bootable: for the installer.
     ///
-    /// It takes no proof: the images are inside the commit and the first boot brings them to Docker before any service
-    /// starts; there is nothing older that could be mixed with it.
+    /// It takes no proof. The pull that fills a blank disk has checked every object that it wrote, and has found none
+    /// missing; the boot sector comes last, and there is nothing older that could be mixed with it.
     pub fn deploy_first(
         &self,
         commit: Commit,

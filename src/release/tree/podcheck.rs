@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::binaries::find_script;
+use crate::model::causes::in_one_line;
 use crate::model::place::InputError;
 use crate::release::manifest::pod::{PodReader, PodText, error_at};
 use crate::rim::command::run_text;
@@ -59,11 +60,8 @@ impl PodCheck {
 fn find(near: &Path) -> Result<PathBuf, String> {
     let near = if near.as_os_str().is_empty() { Path::new(".") } else { near };
     if let Some(script) = [near, Path::new(".")].iter().find_map(|from| find_script(from, SCRIPT).ok()) {
-        let told = run_text(Command::new(&script).arg(SCRIPT_NAME)).map_err(|error| {
-            let source =
-                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            format!("kubelet's reader could not be built: {error}{source}")
-        })?;
+        let told = run_text(Command::new(&script).arg(SCRIPT_NAME))
+            .map_err(|error| format!("kubelet's reader could not be built: {}", in_one_line(&error)))?;
         let path = told.lines().last().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default();
         return Ok(PathBuf::from(path));
     }

@@ -92,6 +92,19 @@ pub enum Found {
     Stale(DiskMark),
 }
 
+impl Found {
+    /// The mark, if it says that the disk holds the finished installation of `host`; else what it says instead.
+    pub fn require_installed(self, host: &str) -> Result<DiskMark, String> {
+        match self {
+            Self::True(mark) if mark.state == MarkState::Installed && mark.host == host => Ok(mark),
+            Self::True(mark) if mark.state == MarkState::Installed => Err(format!("it is {}'s", mark.host)),
+            Self::True(mark) => Err(format!("the installation of {} was never finished", mark.host)),
+            Self::Stale(mark) => Err(format!("it has a mark of {}, which is not there any more", mark.host)),
+            Self::Nothing => Err("it has no mark: no rack imaged it".to_owned()),
+        }
+    }
+}
+
 /// Looks for a mark on a disk; `has_others`: signatures of something else than a GPT were found there.
 pub fn observe_mark(target: &Target, has_others: bool) -> Result<Found, DiskError> {
     let Some(found) = read(target)? else { return Ok(Found::Nothing) };

@@ -14,7 +14,6 @@ use serde::Deserialize;
 
 use super::spec::{HostSpec, Storage};
 use super::{ContainerError, kernel};
-use crate::model::imaging::MarkState;
 use crate::rim::command;
 use crate::rim::disk::mark::{Found, observe_mark};
 use crate::rim::disk::target::Target;
@@ -81,14 +80,14 @@ pub fn mount(spec: &HostSpec) -> Result<Mounted, ContainerError> {
 fn require_owner(image: &Path, name: &str) -> Result<(), ContainerError> {
     let unread = |source| ContainerError::Mark { image: image.to_owned(), source };
     let target = Target::open(image).map_err(unread)?;
-    let why = match observe_mark(&target, false).map_err(unread)? {
-        Found::Nothing => return Ok(()),
-        Found::True(mark) if mark.state == MarkState::Installed && mark.host == name => return Ok(()),
-        Found::True(mark) if mark.state == MarkState::Installed => format!("it is {}'s", mark.host),
-        Found::True(mark) => format!("the installation of {} was never finished", mark.host),
-        Found::Stale(mark) => format!("it has a mark of {}, which is not there any more", mark.host),
-    };
-    Err(ContainerError::NotItsDisk { image: image.to_owned(), name: name.to_owned(), why })
+    match observe_mark(&target, false).map_err(unread)? {
+        Found::Nothing => Ok(()),
+        found => found.require_installed(name).map(drop).map_err(|why| ContainerError::NotItsDisk {
+            image: image.to_owned(),
+            name: name.to_owned(),
+            why,
+        }),
+    }
 }
 
 impl Mounted {
