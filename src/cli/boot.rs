@@ -26,8 +26,8 @@ use crate::ostree::sysroot::Sysroot;
 
 /// Bring up the services of the booted release: secrets, configuration, pods.
 ///
-/// Run by rackstep-boot.service before kubelet, with --records by rackstep-records.service before Docker and with --phases
-/// by rackstep-phases.service beside kubelet; may be repeated.
+/// Run by rackstep-boot.service before kubelet, with --records by rackstep-records.service before Docker, with --phases by
+/// rackstep-phases.service and with --trial by rackstep-trial.service beside kubelet; may be repeated.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Run the phases that are due and start the pods that wait for them; kubelet must be running.

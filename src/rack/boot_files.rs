@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::{RackError, create_dir, remove_unfinished};
+use super::{RackError, create_dir};
 use crate::model::Commit;
 use crate::model::rack::{NEWEST, Profile};
 use crate::ostree::repo::{Repo, RepoError};
-use crate::rim::files::{Durability, list, write_atomic};
+use crate::rim::files::{Durability, UNFINISHED, list, write_atomic};
 
 /// Where kernels are in a host tree, below a directory per kernel release.
 const MODULES: &str = "usr/lib/modules";
@@ -32,9 +32,10 @@ impl ReleaseFiles {
     pub(super) fn open(repo: &Path, home: &Path) -> Result<Self, RackError> {
         let what = || format!("opening the release repo {}", repo.display());
         let repo = Repo::open(repo).map_err(|source| RackError::Repo { what: what(), source })?;
-        for dir in list(home)? {
-            remove_unfinished(&dir);
-        }
+        let is_release = |dir: &PathBuf| {
+            dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<Commit>().is_ok())
+        };
+        list(home)?.into_iter().filter(is_release).for_each(|dir| remove_unfinished(&dir));
         Ok(Self { repo, home: home.to_owned(), proved: Mutex::new(BTreeMap::new()) })
     }
 
@@ -84,6 +85,18 @@ impl ReleaseFiles {
 
     fn reading(&self, what: String) -> impl FnOnce(RepoError) -> RackError + use<> {
         move |source| RackError::Repo { what, source }
+    }
+}
+
+/// Removes what a power cut left half-written in `dir`, which a release's files have for themselves.
+fn remove_unfinished(dir: &Path) {
+    for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        // The second is how older servers called it.
+        if name.starts_with(UNFINISHED) || name.ends_with(".partial") {
+            let _ = std::fs::remove_file(file.path());
+        }
     }
 }
 

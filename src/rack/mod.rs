@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use crate::model::Commit;
 use crate::model::rack::{Mac, Rack};
 use crate::ostree::repo::RepoError;
-use crate::rim::files::{FileError, UNFINISHED};
+use crate::rim::files::FileError;
 
 pub use dhcp::DEFAULT_IPXE;
 pub use view::{MachineView, RackView};
@@ -237,18 +237,6 @@ impl Teller {
 
     fn subject(&self, subject: String, step: &str, message: &str) {
         self.tell(RackEvent { subject, step: step.to_owned(), message: message.to_owned(), progress: None });
-    }
-}
-
-/// Removes what a power cut left half-written in `dir`: what stands there under no name of its own yet.
-fn remove_unfinished(dir: &Path) {
-    for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = file.file_name();
-        let name = name.to_string_lossy();
-        // The second is how older servers called it.
-        if name.starts_with(UNFINISHED) || name.ends_with(".partial") {
-            let _ = std::fs::remove_file(file.path());
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RackError, remove_unfinished};
+use super::RackError;
 use crate::model::causes::in_one_line;
 use crate::model::machine::{MachineRecord, OrderState};
 use crate::model::rack::Mac;
@@ -128,7 +128,8 @@ impl Records {
     /// The records in `path` and its journal; none when there is no such file.
     pub(super) fn open(path: &Path) -> Result<Self, RackError> {
         let reading = |path: &Path| RackError::io(format!("reading {}", path.display()));
-        path.parent().inspect(|dir| remove_unfinished(dir));
+        // What an older server left half-written. The directory may be shared: nothing else in it is looked at.
+        let _ = fs::remove_file(path.with_extension("json.partial"));
         let mut machines = match fs::read(path) {
             Ok(bytes) => read(&bytes, path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Machines::new(),
